@@ -1,0 +1,70 @@
+"""Event-driven microservices for Python that lose nothing.
+
+The public names, and no logic. Each is imported from its home when it is first used, so that
+``import antiphon`` stays quick and needs no library that the importing code does not use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from antiphon.version import __version__
+
+if TYPE_CHECKING:
+    from antiphon.app import App
+    from antiphon.errors import AntiphonError, InvalidEvent, Reject
+    from antiphon.model.delivery import Status
+    from antiphon.model.envelope import Envelope
+    from antiphon.model.events import Event, event, upcast
+    from antiphon.model.retry import Rate, Retry, days, hours, minutes, seconds
+    from antiphon.runtime.transaction import Delivery, SyncTransaction, Transaction
+    from antiphon.service import Service
+
+__all__ = [
+    "AntiphonError",
+    "App",
+    "Delivery",
+    "Envelope",
+    "Event",
+    "InvalidEvent",
+    "Rate",
+    "Reject",
+    "Retry",
+    "Service",
+    "Status",
+    "SyncTransaction",
+    "Transaction",
+    "__version__",
+    "days",
+    "event",
+    "hours",
+    "minutes",
+    "seconds",
+    "upcast",
+]
+
+_HOMES = {
+    "antiphon.app": ("App",),
+    "antiphon.errors": ("AntiphonError", "InvalidEvent", "Reject"),
+    "antiphon.model.delivery": ("Status",),
+    "antiphon.model.envelope": ("Envelope",),
+    "antiphon.model.events": ("Event", "event", "upcast"),
+    "antiphon.model.retry": ("Rate", "Retry", "days", "hours", "minutes", "seconds"),
+    "antiphon.runtime.transaction": ("Delivery", "SyncTransaction", "Transaction"),
+    "antiphon.service": ("Service",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its home on first use (PEP 562) and keep it."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,203 @@
+"""An app: the services that run together, checked against each other when it is declared."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from antiphon.declaring import caller, check_name, known_options, place
+from antiphon.errors import AntiphonError, DeclarationError
+from antiphon.model.events import MAX_PAYLOAD, EventType, event_type_of
+from antiphon.model.handlers import ServiceSpec
+from antiphon.model.retry import days
+from antiphon.ports import Clock
+from antiphon.service import Service
+
+if TYPE_CHECKING:
+    from antiphon.runtime.runtime import Runtime
+
+#: Module names that say nothing; the package around them names the app.
+_PLAIN_MODULES = frozenset({"app", "main", "application", "__main__", "__init__"})
+
+
+class App:
+    """Services that share a log, or with *own_stores* have a database file each and a bus between them.
+
+    *name* is by default that of the module or package which declares the app. *retention* is how long handled
+    events are kept, *max_payload* the largest data of an event in bytes.
+    Raises DeclarationError for two services of one name, or two classes of one event type.
+    """
+
+    @known_options
+    def __init__(
+        self,
+        *services: Service,
+        name: str | None = None,
+        own_stores: bool = False,
+        retention: timedelta = days(7),
+        max_payload: int = MAX_PAYLOAD,
+    ) -> None:
+        frame = caller()
+        self._where = place(frame)
+        self.name = check_name(_default_name(frame) if name is None else name, "an app", self._where)
+        self.own_stores = own_stores
+        self.retention = retention
+        self.max_payload = max_payload
+        self.services = _by_name(services, self._where)
+        #: The runtime that runs this app in this process, set by who owns it.
+        self.runtime: Runtime | None = None
+        if retention <= timedelta(0):
+            raise DeclarationError(f"retention is {retention}; it must be more than zero", where=self._where)
+        if max_payload < 1:
+            raise DeclarationError(f"max_payload is {max_payload}; it must be 1 or more", where=self._where)
+        _event_types(self._declared())  # so that what contradicts is said here
+
+    def __repr__(self) -> str:
+        return f"App({', '.join(self.services)}, name={self.name!r})"
+
+    @cached_property
+    def specs(self) -> tuple[ServiceSpec, ...]:
+        """What each service declares, as of the first use of the app.
+
+        Raises DeclarationError for an annotation that cannot be resolved.
+        """
+        return self._declared()
+
+    @cached_property
+    def event_types(self) -> dict[str, EventType]:
+        """All event types that the services handle or publish, by name."""
+        return _event_types(self.specs)
+
+    async def publish(
+        self,
+        event: object,
+        *,
+        service: str | None = None,
+        delay: timedelta | None = None,
+        at: datetime | None = None,
+    ) -> str:
+        """Publish *event* durably, now or later, and return its id.
+
+        It is published as *service*; unless that is said, as one that declares that it publishes it, else as
+        one that handles it. Raises InvalidEvent for data that breaks the contract, DeclarationError for what
+        is no event, AntiphonError when the app does not run here.
+        """
+        runtime = self._running()
+        producer = self._producer(event_type_of(event), service, runtime)
+        if delay is None and at is None:
+            return (await runtime.publish(producer, event))[0]
+        async with runtime.transaction(producer) as tx:
+            return await tx.publish_later(event, delay=delay, at=at)
+
+    @asynccontextmanager
+    async def run_in(
+        self, data: str | Path, *, services: list[str] | None = None, clock: Clock | None = None
+    ) -> AsyncIterator[Runtime]:
+        """Run the app, or only *services* of it, on the directory *data* for the length of the block."""
+        from antiphon.runtime.runtime import Runtime
+
+        if self.runtime is not None:
+            raise AntiphonError(f"app {self.name!r} runs in this process already")
+        runtime = Runtime(
+            self.name,
+            self.specs,
+            data=Path(data),
+            own_stores=self.own_stores,
+            services=services,
+            clock=clock,
+            retention=self.retention,
+            max_payload=self.max_payload,
+        )
+        await runtime.start()
+        self.runtime = runtime
+        try:
+            yield runtime
+        finally:
+            self.runtime = None
+            await runtime.stop()
+
+    def _declared(self) -> tuple[ServiceSpec, ...]:
+        return tuple(service.spec for service in self.services.values())
+
+    def _running(self) -> Runtime:
+        if self.runtime is None:
+            raise AntiphonError(
+                "the app does not run in this process",
+                where=f"app {self.name!r}",
+                mend='Publish inside "async with app.run_in(...)", or start it with antiphon run',
+            )
+        return self.runtime
+
+    def _producer(self, event_type: EventType, service: str | None, runtime: Runtime) -> str:
+        """The service that the event is published as, one that runs here."""
+        if service is not None:
+            runtime.store_of(service)
+            return service
+        here = [spec for spec in self.specs if spec.name in runtime.stores]
+        for types_of in (_published_types, _handled_types):
+            for spec in here:
+                if any(known.name == event_type.name for known in types_of(spec)):
+                    return spec.name
+        return here[0].name
+
+
+def _by_name(services: tuple[Service, ...], where: str) -> dict[str, Service]:
+    found: dict[str, Service] = {}
+    for service in services:
+        if not isinstance(service, Service):
+            raise DeclarationError(f"App(...) takes services, not {service!r}", where=where)
+        if found.setdefault(service.name, service) is not service:
+            raise DeclarationError(f"two services are named {service.name!r}", where=where, mend="Rename one")
+    if not found:
+        raise DeclarationError("an app needs a service", where=where, mend='App(Service("name"))')
+    return found
+
+
+def _event_types(specs: tuple[ServiceSpec, ...]) -> dict[str, EventType]:
+    """All event types by name. Raises DeclarationError if two classes bear one name."""
+    found: dict[str, EventType] = {}
+    for spec in specs:
+        for event_type in (*_published_types(spec), *_handled_types(spec)):
+            other = found.setdefault(event_type.name, event_type)
+            if other.cls is not event_type.cls:
+                raise DeclarationError(
+                    f"event type {event_type.name!r} is declared by {_full_name(other.cls)} and by "
+                    f"{_full_name(event_type.cls)}",
+                    where=f"service {spec.name!r}",
+                    mend='Import one of them, or give one another name: class ...(Event, type="...")',
+                )
+    return found
+
+
+def _published_types(spec: ServiceSpec) -> list[EventType]:
+    publishers = [each.publishes for each in spec.routes] + [each.publishes for each in spec.handlers]
+    return [known for publishes in publishers for known in publishes]
+
+
+def _handled_types(spec: ServiceSpec) -> list[EventType]:
+    """What its handlers are bound to. A schedule's tick is a type too: its dead letters are read by it."""
+    return [known for handler in spec.handlers for known in handler.types]
+
+
+def _default_name(frame: FrameType | None) -> str:
+    """The name of the declaring module, or of the package around it if the module's says nothing."""
+    if frame is None:
+        return "app"
+    module = str(frame.f_globals.get("__name__", "app"))
+    if module == "__main__":
+        module = Path(frame.f_globals.get("__file__", "app.py")).stem
+    parts = module.split(".")
+    while len(parts) > 1 and parts[-1] in _PLAIN_MODULES:
+        parts.pop()
+    plain = re.sub(r"[^a-z0-9_]+", "_", parts[-1].lower()).strip("_")
+    return plain[:48] if plain[:1].isalpha() else f"app_{plain}"[:48].rstrip("_")
+
+
+def _full_name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"

@@ -1,0 +1,87 @@
+"""Every error that Antiphon raises, on one page.
+
+An error says what went wrong, where, why, and how to mend it.
+"""
+
+from __future__ import annotations
+
+
+class AntiphonError(Exception):
+    """The root of all errors of Antiphon."""
+
+    def __init__(self, what: str, *, where: str = "", mend: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.mend = mend
+
+    def __str__(self) -> str:
+        parts = [f"{self.where}: {self.what}" if self.where else self.what]
+        if self.mend:
+            parts.append(self.mend)
+        return " ".join(part if part.endswith((".", "!", "?")) else f"{part}." for part in parts)
+
+
+class DeclarationError(AntiphonError):
+    """An event, service, handler or app is declared wrongly; raised where it is declared."""
+
+
+class InvalidEvent(AntiphonError):
+    """An event's data breaks its contract: refused at publish, a dead letter on receipt."""
+
+    def __init__(self, type_name: str, field: str, reason: str, *, mend: str = "") -> None:
+        super().__init__(f"{field}: {reason}", where=type_name, mend=mend)
+        self.type_name = type_name
+        self.field = field
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[InvalidEvent], tuple[str, str, str]]:
+        return type(self), (self.type_name, self.field, self.reason)
+
+
+class UnknownVersion(InvalidEvent):
+    """The event's version is newer than this code, or older with no upcaster that leads here."""
+
+
+class PayloadTooLarge(InvalidEvent):
+    """The encoded data exceeds the limit."""
+
+
+class Undecodable(InvalidEvent):
+    """The bytes are not JSON, or not an event's envelope."""
+
+
+class NotAnnotated(AntiphonError):
+    """A handler published an event that its return annotation does not name."""
+
+
+class Reject(AntiphonError):
+    """Raised by a handler: this event can never succeed; it becomes an ERROR dead letter at once."""
+
+
+class HandlerTimeout(AntiphonError):
+    """The handler did not end within its time limit."""
+
+
+class StoreError(AntiphonError):
+    """The store could not do its work; nothing of the transaction was kept."""
+
+
+class StoreLocked(StoreError):
+    """Another connection holds the database's write lock for too long."""
+
+
+class StoreFull(StoreError):
+    """The disk is full, or the database reached its size limit."""
+
+
+class StoreCorrupt(StoreError):
+    """The file is not a database, or is damaged."""
+
+
+class StoreVersion(StoreError):
+    """The store was written by a version of Antiphon that this one cannot read."""
+
+
+class LeaseLost(StoreError):
+    """Another worker has taken the handler over; this one's unsettled work is rolled back."""

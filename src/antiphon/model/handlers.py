@@ -1,0 +1,75 @@
+"""Declarations as plain values: what a service handles, schedules, routes and keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Literal
+
+from antiphon.model.events import EventType
+from antiphon.model.retry import Rate, Retry
+
+ParameterKind = Literal["event", "transaction", "sync_transaction", "session", "delivery"]
+Start = Literal["earliest", "now"]
+
+
+@dataclass(frozen=True)
+class HandlerSpec:
+    """One handler: a service's function bound to event types. ``name`` is ``service.function``."""
+
+    name: str
+    service: str
+    fn: Callable[..., Any]
+    types: tuple[EventType, ...]
+    publishes: tuple[EventType, ...]
+    parameters: tuple[tuple[str, ParameterKind], ...]
+    is_async: bool
+    source: str
+    retry: Retry = Retry()
+    has_retry: bool = False
+    start: Start = "earliest"
+    concurrency: int = 1
+    rate: Rate | None = None
+    timeout: timedelta | None = None
+    calls_outside: bool = False
+
+    @property
+    def type_names(self) -> tuple[str, ...]:
+        """The names of the event types it is bound to."""
+        return tuple(event_type.name for event_type in self.types)
+
+
+@dataclass(frozen=True)
+class ScheduleSpec:
+    """A recurring tick and the handler that it feeds: ``every`` or ``cron`` in ``zone``."""
+
+    name: str
+    handler: HandlerSpec
+    every: timedelta | None = None
+    cron: str | None = None
+    zone: str = "UTC"
+
+
+@dataclass(frozen=True)
+class RouteSpec:
+    """One HTTP route; *options* go to FastAPI as they are."""
+
+    service: str
+    method: str
+    path: str
+    fn: Callable[..., Any]
+    publishes: tuple[EventType, ...]
+    source: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ServiceSpec:
+    """All that a service declares. *tables* is SQL text, run once when its store is made."""
+
+    name: str
+    tables: str
+    handlers: tuple[HandlerSpec, ...]
+    schedules: tuple[ScheduleSpec, ...]
+    routes: tuple[RouteSpec, ...]

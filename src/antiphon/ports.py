@@ -1,0 +1,260 @@
+"""Every seam, each method with its contract in words.
+
+A port is a promise, not a base class: anything with these methods will do. The conformance suite in
+``antiphon.testing`` holds an implementation to the words below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from antiphon.model.delivery import Failure, Status, Verdict
+from antiphon.model.envelope import Envelope
+from antiphon.model.handlers import HandlerSpec
+
+#: How an event came into a log.
+PUBLISHED, RECEIVED, INTERNAL = 0, 1, 2
+
+
+class Clock(Protocol):
+    """Time, randomness and ids. All of them are asked here, so that a simulator can own them."""
+
+    def now_ms(self) -> int:
+        """Wall time: Unix milliseconds, UTC. It may jump either way."""
+
+    def boot_ms(self) -> int:
+        """Milliseconds since the machine booted, suspended time included. It never goes back."""
+
+    def boot_id(self) -> str:
+        """A name of this boot of this machine: boot_ms of two boots cannot be compared."""
+
+    def new_id(self) -> str:
+        """A fresh UUIDv7; ids made by one process sort in the order in which they were made."""
+
+    def random(self) -> float:
+        """A random number in [0, 1)."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Return when *seconds* have passed. Cancellable."""
+
+    async def run_blocking(self, fn: Callable[[], Any]) -> Any:
+        """Run *fn* in a thread (a simulator: inline) and return its result."""
+
+
+class LoggedEvent(msgspec.Struct, frozen=True, gc=False):
+    """An event with its place in a log. *seq* grows in commit order; *origin* says how it came."""
+
+    seq: int
+    envelope: Envelope
+    origin: int = PUBLISHED
+
+
+class OpenDelivery(msgspec.Struct, frozen=True):
+    """A delivery that has a row: it waits for a retry, behind one, or was running when its process died."""
+
+    event: LoggedEvent
+    status: Status
+    attempts: int
+    crashes: int
+    suspect: bool
+    first_ms: int | None
+
+
+class Lease(msgspec.Struct):
+    """A worker's exclusive, time-bounded claim on a handler. *epoch* is the fencing token, *seq* the cursor."""
+
+    handler: str
+    handler_id: int
+    owner: str
+    epoch: int
+    seq: int
+    suspect_seq: int = 0
+
+
+class Settled(msgspec.Struct, frozen=True):
+    """What became of one attempt, to be applied to the store.
+
+    *fresh*: the event was read at the cursor and has no delivery row yet. *number* is the attempt's
+    number; *burns* is False for an attempt that must not count (a probe, a stop of ours).
+    """
+
+    event: LoggedEvent
+    verdict: Verdict
+    fresh: bool
+    number: int
+    first_ms: int
+    failure: Failure | None = None
+    burns: bool = True
+
+
+class Starting(msgspec.Struct, frozen=True):
+    """An attempt that is about to run. *alone*: nothing else runs meanwhile, so a crash is its own."""
+
+    event: LoggedEvent
+    number: int
+    first_ms: int
+    alone: bool = False
+
+
+#: Listening to this "type" wakes at a new timer.
+TIMER_SET = "antiphon.timer-set"
+TimerClock = Literal["store", "wall"]
+
+
+class Timer(msgspec.Struct, frozen=True):
+    """An event that waits for its time: *due_ms* on the store's clock (a delay) or on the wall's (a date).
+
+    *recurrence* is the JSON text of a schedule (``every_ms`` or ``cron``, and ``zone``); None: once.
+    """
+
+    id: str
+    due_ms: int
+    clock: TimerClock
+    recurrence: str | None
+    envelope: Envelope
+    origin: int = PUBLISHED
+
+
+class Unit(Protocol):
+    """One write transaction on a store. All of it commits, or none of it; other units may share its commit."""
+
+    async def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+        """Run one statement with bound parameters; returns the number of rows that it changed."""
+
+    async def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> int:
+        """Run one statement for each of *rows*; returns the number of rows changed."""
+
+    async def fetch_all(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        """All rows of one query, this unit's own writes included. A row has index and name access."""
+
+    async def savepoint(self) -> None:
+        """Mark a place to return to; a second call moves the mark."""
+
+    async def rollback_to_savepoint(self) -> None:
+        """Undo everything after the mark."""
+
+    async def append(self, events: Iterable[tuple[Envelope, int]]) -> int:
+        """Append events, each with its origin, to the log, in order; an id that is already there is
+        skipped. Returns how many are new."""
+
+    async def start(self, lease: Lease, attempts: Sequence[Starting], upto_seq: int) -> None:
+        """Record attempts as IN_PROGRESS before they run, and move the cursor to *upto_seq*. Fenced."""
+
+    async def park(self, lease: Lease, events: Sequence[LoggedEvent]) -> None:
+        """Put fresh events behind an earlier, unsettled event of their key."""
+
+    async def put_timer(self, timer: Timer) -> None:
+        """Keep *timer*; one of the same id is replaced, its due time kept if it recurs as before."""
+
+    async def end_timer(self, timer_id: str) -> bool:
+        """Remove a timer; False if there is none, or it has fired."""
+
+    async def move_position(self, name: str, seq: int) -> None:
+        """Note that everything up to *seq* of *name* has been taken. Positions never go back."""
+
+    async def open_keys(self, lease: Lease, keys: Sequence[str]) -> frozenset[str]:
+        """Which of *keys* have a delivery of the handler that is not over."""
+
+    async def pause(self, lease: Lease, until_ms: int | None, reason: str | None) -> None:
+        """Record that the handler is paused until a store time, or (None) that it runs again. Fenced."""
+
+    async def settle(self, lease: Lease, results: Sequence[Settled], upto_seq: int) -> None:
+        """Apply verdicts, keep order by key, move the cursor to *upto_seq*.
+
+        Raises LeaseLost, and changes nothing, if the lease's epoch is no longer the handler's.
+        """
+
+
+class Store(Protocol):
+    """A service's database: its own tables and the event log. Safe for many tasks of one loop."""
+
+    async def open(self) -> None:
+        """Open or make the database, bring Antiphon's tables up to date. Raises StoreError."""
+
+    async def close(self) -> None:
+        """Wait for the running commit, close everything. Idempotent."""
+
+    def unit(self) -> AbstractAsyncContextManager[Unit]:
+        """A write transaction. When the ``async with`` ends, it is durable; on an exception it never was."""
+
+    async def fetch_all(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        """Read committed data without waiting for writers."""
+
+    async def register(self, handlers: Sequence[HandlerSpec]) -> None:
+        """Make cursors and subscriptions of handlers not seen before, at their start position."""
+
+    def store_ms(self) -> int:
+        """The store's clock, for leases and retries: no change of a wall clock moves it."""
+
+    async def acquire(self, handler: str, owner: str) -> Lease | None:
+        """Take the handler's lease if it is free, expired, or its owner is dead; None otherwise."""
+
+    async def renew(self, owner: str) -> frozenset[str]:
+        """Extend every lease of *owner*; returns the handlers that it still holds."""
+
+    async def release(self, lease: Lease) -> None:
+        """Give the lease back. What was IN_PROGRESS becomes due at once, and nobody is suspected."""
+
+    async def read_fresh(self, lease: Lease, types: Sequence[str], limit: int) -> list[LoggedEvent]:
+        """The next events after the cursor, in order. Never skips an event that commits later."""
+
+    async def read_due(self, lease: Lease, limit: int) -> list[OpenDelivery]:
+        """Deliveries whose time has come, earliest first, never two of a key out of order."""
+
+    async def read_log(self, after_seq: int, limit: int) -> list[LoggedEvent]:
+        """Everything after a position, in order."""
+
+    async def positions(self) -> dict[str, int]:
+        """The positions noted by `Unit.move_position`, by name."""
+
+    def neighbours(self) -> dict[str, frozenset[str]]:
+        """The services of every live worker on this store, this one included, by owner."""
+
+    async def look_after(self) -> None:
+        """The upkeep of about once a second: signs of life, missed bells, the store's own files."""
+
+    async def next_due_ms(self, lease: Lease) -> int | None:
+        """The store time at which the next delivery is due; None if none waits."""
+
+    def next_timer_ms(self) -> int | None:
+        """In how many milliseconds the next timer is due (0 or less: now); None if none waits."""
+
+    async def fire_timers(self, occur: Callable[[Timer], tuple[Envelope, int | None]], limit: int) -> int:
+        """Append the events of due timers, and move or end the timers, in one transaction.
+
+        *occur* gives a due timer's event, and when it is due again (None: never). Returns how many fired.
+        """
+
+    def listen(self, types: Iterable[str], wake: Callable[[], None]) -> Callable[[], None]:
+        """Call *wake* after a commit, by any process, that may have appended one of *types*; returns the undo."""
+
+
+class Bus(Protocol):
+    """Carries integration events between stores. What a bus lacks, the stores supply."""
+
+    async def open(self) -> None:
+        """Connect."""
+
+    async def close(self) -> None:
+        """Disconnect. Idempotent."""
+
+    async def send(self, sender: str, after_seq: int, upto_seq: int, events: Sequence[Envelope]) -> int:
+        """Durably take *events*, the sender's log between the two positions. Returns the position that
+        the bus holds afterwards; a batch that it has already is taken once."""
+
+    async def position(self, sender: str) -> int:
+        """How far the sender's log has been taken."""
+
+    async def receive(self, after: Mapping[str, int], limit: int) -> list[LoggedEvent]:
+        """The next events of each type after its position, in the bus's order. All events of these types
+        up to the last one returned are among them."""
+
+    async def report(self, receiver: str, seq: int) -> None:
+        """Say that *receiver* has taken everything up to *seq*, so that it need not be kept for it."""
+
+    def listen(self, types: Iterable[str], wake: Callable[[], None]) -> Callable[[], None]:
+        """Call *wake* when one of *types* may have arrived (none given: anything); returns the undo."""

@@ -1,0 +1,134 @@
+"""Calls a handler: its parameters by kind, its return value as publications, its outcome as a value."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from types import GeneratorType
+from typing import Any
+
+from antiphon.errors import DeclarationError
+from antiphon.model.events import EventType
+from antiphon.model.handlers import HandlerSpec
+from antiphon.ports import LoggedEvent, Unit
+from antiphon.runtime.transaction import Delivery, SyncTransaction, Transaction
+
+SessionOf = Callable[[Unit], Any]
+
+
+class Suspended:
+    """A handler's coroutine that has stopped at an await, and what it waits for.
+
+    Awaiting it goes on where it stopped, in the task in which it was started: time-outs and
+    cancel scopes that the handler has opened belong to that task.
+    """
+
+    __slots__ = ("_coroutine", "_waiting")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], waiting: Any) -> None:
+        self._coroutine = coroutine
+        self._waiting = waiting
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        waiting = self._waiting
+        while True:
+            thrown: BaseException | None = None
+            sent = None
+            try:
+                sent = yield waiting
+            except GeneratorExit:
+                self._coroutine.close()
+                raise
+            except BaseException as error:  # noqa: BLE001  whatever is thrown in is the handler's
+                thrown = error
+            try:
+                waiting = self._coroutine.send(sent) if thrown is None else self._coroutine.throw(thrown)
+            except StopIteration as end:
+                return end.value
+
+    def place(self) -> str:
+        """Where the handler waits, as ``file:line`` of its innermost own frame."""
+        frame = getattr(self._coroutine, "cr_frame", None)
+        return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame else "an await"
+
+
+class Invoker:
+    """Calls one handler."""
+
+    def __init__(self, spec: HandlerSpec, session_of: SessionOf | None = None) -> None:
+        self.spec = spec
+        self._session_of = session_of
+        self._types: dict[str, EventType] = {event_type.name: event_type for event_type in spec.types}
+        self._kinds = tuple(kind for _, kind in spec.parameters)
+        self._names = tuple(name for name, _ in spec.parameters)
+
+    def decode(self, event: LoggedEvent) -> Any:
+        """The event's object. Raises InvalidEvent with the field and the reason."""
+        envelope = event.envelope
+        return self._types[envelope.type].decode(envelope.data, envelope.version)
+
+    def begin(self, event: LoggedEvent, number: int, tx: Transaction) -> Any:
+        """Run an ``async def`` handler until it ends or awaits something; a Suspended if it awaits."""
+        coroutine = self._call(event, number, tx)
+        try:
+            waiting = coroutine.send(None)
+        except StopIteration as end:
+            self.publish(tx, end.value)
+            return None
+        return Suspended(coroutine, waiting)
+
+    def _call(self, event: LoggedEvent, number: int, tx: Transaction) -> Any:
+        kinds = self._kinds
+        fn = self.spec.fn
+        if kinds == ("event", "transaction"):
+            return fn(self.decode(event), tx)
+        if kinds == ("event",):
+            return fn(self.decode(event))
+        if "session" in kinds:
+            return self._with_session(event, number, tx)
+        return fn(**self._arguments(event, number, tx))
+
+    def _arguments(self, event: LoggedEvent, number: int, tx: Transaction, session: Any = None) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for name, kind in self.spec.parameters:
+            if kind == "event":
+                values[name] = self.decode(event)
+            elif kind == "transaction":
+                values[name] = tx
+            elif kind == "sync_transaction":
+                values[name] = SyncTransaction(tx, asyncio.get_running_loop())
+            elif kind == "session":
+                values[name] = session
+            else:
+                values[name] = Delivery(number, event.envelope, self.spec.name)
+        return values
+
+    async def _with_session(self, event: LoggedEvent, number: int, tx: Transaction) -> Any:
+        if self._session_of is None:
+            raise DeclarationError(
+                "asks for an AsyncSession", where=self.spec.name, mend="Install antiphon[sqlalchemy]"
+            )
+        async with self._session_of(await tx.unit()) as session:
+            result = await self.spec.fn(**self._arguments(event, number, tx, session))
+            await session.commit()  # flushes; the transaction itself is the runtime's to commit
+        return result
+
+    def call(self, event: LoggedEvent, number: int, tx: Transaction) -> Awaitable[Any]:
+        """An ``async def`` handler's coroutine, not started."""
+        coroutine: Awaitable[Any] = self._call(event, number, tx)
+        return coroutine
+
+    def blocking(self, event: LoggedEvent, number: int, tx: Transaction) -> Callable[[], Any]:
+        """A ``def`` handler's call, to be made in a thread."""
+        arguments = self._arguments(event, number, tx)
+        return lambda: self.spec.fn(**arguments)
+
+    def publish(self, tx: Transaction, result: Any) -> None:
+        """Publish what a handler returned: an event, several, or None. Raises NotAnnotated, InvalidEvent."""
+        if result is None:
+            return
+        if isinstance(result, list | tuple | GeneratorType):
+            for event in result:
+                tx.publish(event)
+        else:
+            tx.publish(result)

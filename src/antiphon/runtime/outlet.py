@@ -1,0 +1,51 @@
+"""Drains a service's log into the bus: what it published for others, in order, each event once."""
+
+from __future__ import annotations
+
+from antiphon.ports import PUBLISHED, Bus, Clock, Store
+from antiphon.runtime.signals import Waker
+
+BATCH = 256
+
+
+class Outlet:
+    """Sends what one service publishes. The log is the outbox; the bus holds how far it has been sent."""
+
+    def __init__(self, service: str, store: Store, bus: Bus, clock: Clock) -> None:
+        self.name = f"outlet of {service}"
+        self._service = service
+        self._store = store
+        self._bus = bus
+        self._waker = Waker(clock)
+        self._position = 0
+
+    async def run(self) -> None:
+        """Run until cancelled. Raises StoreError."""
+        forget = self._store.listen((), self._waker.wake)
+        try:
+            self._position = await self._bus.position(self._service)
+            while True:
+                self._waker.clear()
+                if not await self.move():
+                    await self._waker.wait()
+        finally:
+            forget()
+
+    async def move(self) -> bool:
+        """Send one batch. False when everything has been sent."""
+        events = await self._store.read_log(self._position, BATCH)
+        if not events:
+            return False
+        upto = events[-1].seq
+        own = [event.envelope for event in events if event.origin == PUBLISHED]
+        if own:
+            self._position = await self._bus.send(self._service, self._position, upto, own)
+        else:
+            # Nothing of ours in between: the bus learns of it with the next batch that has something.
+            self._position = upto
+        return True
+
+    async def drain(self) -> None:
+        """Send everything that is left."""
+        while await self.move():
+            pass

@@ -1,0 +1,248 @@
+"""Starts, runs and stops an application's services in this process, in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from antiphon.errors import DeclarationError, StoreError
+from antiphon.model.envelope import Envelope
+from antiphon.model.events import MAX_PAYLOAD
+from antiphon.model.handlers import HandlerSpec, ServiceSpec
+from antiphon.model.retry import days
+from antiphon.ports import INTERNAL, PUBLISHED, Clock
+from antiphon.runtime.clock import SystemClock
+from antiphon.runtime.inlet import Inlet
+from antiphon.runtime.outlet import Outlet
+from antiphon.runtime.publishing import PublishQueue
+from antiphon.runtime.retention import Retention
+from antiphon.runtime.signals import Solo
+from antiphon.runtime.steward import Steward
+from antiphon.runtime.timer import TimerLoop, schedule_timer
+from antiphon.runtime.transaction import Publisher, Transaction
+from antiphon.runtime.worker import Worker
+from antiphon.store.sqlite.bus import SqliteBus
+from antiphon.store.sqlite.store import SqliteStore
+
+log = logging.getLogger("antiphon.runtime")
+
+_RESTART_AFTER_S = 1.0
+
+
+class Runtime:
+    """An application's services in this process. `start`, then `stop`; not to be started again.
+
+    *services* names those that run here (None: all). With *own_stores* each has a file of its own in
+    *data* and the bus carries events between them; otherwise they share one file and need no bus.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        specs: Sequence[ServiceSpec],
+        *,
+        data: Path,
+        own_stores: bool = False,
+        services: Sequence[str] | None = None,
+        clock: Clock | None = None,
+        retention: timedelta = days(7),
+        max_payload: int = MAX_PAYLOAD,
+    ) -> None:
+        known = [spec.name for spec in specs]
+        unknown = sorted(set(services or ()) - set(known))
+        if unknown:
+            raise DeclarationError(
+                f"no service {', '.join(unknown)}", where=name, mend=f"There are: {', '.join(known)}"
+            )
+        self.name = name
+        self.data = data
+        self.clock: Clock = clock or SystemClock()
+        self.owner = f"{os.getpid()}-{self.clock.new_id()[-12:]}"
+        self.own_stores = own_stores
+        self.specs = [spec for spec in specs if services is None or spec.name in services]
+        self.max_payload = max_payload
+        self._retention = retention
+        self._solo = Solo()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stewards: list[Steward] = []
+        self._outlets: list[Outlet] = []
+        self._queues: dict[str, PublishQueue] = {}
+        self._started: list[SqliteStore | SqliteBus] = []
+        self.bus: SqliteBus | None = None
+        self.stores = self._plan_stores()
+
+    def _plan_stores(self) -> dict[str, SqliteStore]:
+        tables = {spec.name: spec.tables for spec in self.specs}
+        if self.own_stores:
+            self.bus = SqliteBus(self.data / "bus.db", clock=self.clock, owner=self.owner)
+            return {name: self._store(name, {name: sql}) for name, sql in tables.items()}
+        shared = self._store(self.name, tables)
+        return dict.fromkeys(tables, shared)
+
+    def _store(self, name: str, tables: dict[str, str]) -> SqliteStore:
+        return SqliteStore(self.data / f"{name}.db", clock=self.clock, owner=self.owner, tables=tables)
+
+    # ------------------------------------------------------------------ start and stop
+
+    async def start(self) -> None:
+        """Open the stores, register handlers and schedules, start the loops. Raises StoreError."""
+        try:
+            if self.bus is not None:
+                await self.bus.open()
+                self._started.append(self.bus)
+            for store in self._distinct_stores():
+                await store.open()
+                self._started.append(store)
+                await self._register(store)
+        except BaseException:
+            await self._close()
+            raise
+        for store in self._distinct_stores():
+            self._start_loops(store)
+
+    def _distinct_stores(self) -> list[SqliteStore]:
+        return list(dict.fromkeys(self.stores.values()))
+
+    def _specs_in(self, store: SqliteStore) -> list[ServiceSpec]:
+        return [spec for spec in self.specs if self.stores[spec.name] is store]
+
+    async def _register(self, store: SqliteStore) -> None:
+        specs = self._specs_in(store)
+        await store.register([handler for spec in specs for handler in spec.handlers])
+        async with store.unit() as unit:
+            for spec in specs:
+                for schedule in spec.schedules:
+                    await unit.put_timer(schedule_timer(schedule, self.clock))
+
+    def _start_loops(self, store: SqliteStore) -> None:
+        specs = self._specs_in(store)
+        name = store.path.stem
+        handlers = [handler for spec in specs for handler in spec.handlers]
+        steward = Steward(store, handlers, self.clock, self.owner, lambda handler: self._worker(handler, store))
+        self._stewards.append(steward)
+        self._queues.update({spec.name: PublishQueue(store) for spec in specs})
+        self._keep_running(f"steward of {name}", steward.run)
+        timers = TimerLoop(name, store, self.clock)
+        self._keep_running(timers.name, timers.run)
+        retention = Retention(store, self.clock, self._retention, self.bus)
+        self._keep_running(f"retention of {name}", retention.run)
+        if self.bus is None:
+            return
+        for spec in specs:
+            types = {type_ for handler in spec.handlers for type_ in handler.type_names}
+            foreign = [type_ for type_ in types if not type_.startswith("antiphon.tick.")]
+            inlet = Inlet(spec.name, foreign, store, self.bus, self.clock)
+            outlet = Outlet(spec.name, store, self.bus, self.clock)
+            self._outlets.append(outlet)
+            self._keep_running(inlet.name, inlet.run)
+            self._keep_running(outlet.name, outlet.run)
+        if self.bus is not None:
+            self._keep_running("upkeep of the bus", self._look_after_bus)
+
+    def _worker(self, handler: HandlerSpec, store: SqliteStore) -> Worker:
+        allowed = frozenset(event_type.name for event_type in handler.publishes)
+        publisher = Publisher(handler.service, self.clock, allowed, handler.name, self.max_payload)
+        session_of = None
+        if any(kind == "session" for _, kind in handler.parameters):
+            from antiphon.store.sqlite.sessions import Sessions
+
+            session_of = Sessions()
+        return Worker(handler, store, self.clock, publisher, self._solo, session_of)
+
+    def _keep_running(self, name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._tasks.append(asyncio.create_task(self._supervised(name, run), name=name))
+
+    async def _supervised(self, name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a loop again when it breaks: its state is in the store, so it goes on where it was."""
+        while True:
+            try:
+                await run()
+                return
+            except StoreError as error:
+                log.error("%s waits %g s: %s", name, _RESTART_AFTER_S, error)
+            except Exception:
+                log.exception("%s broke; it is started again", name)
+            await self.clock.sleep(_RESTART_AFTER_S)
+
+    async def _look_after_bus(self) -> None:
+        while self.bus is not None:
+            await self.bus.store.look_after()
+            await self.clock.sleep(1.0)
+
+    async def stop(self, grace_s: float = 10.0) -> None:
+        """Stop in order: handlers end or are released, the outboxes drain, the stores close. Idempotent."""
+        await asyncio.gather(*(steward.stop(grace_s) for steward in self._stewards))
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for outlet in self._outlets:
+            try:
+                await outlet.drain()
+            except StoreError as error:
+                log.error("%s keeps its events for the next start: %s", outlet.name, error)
+        self._stewards.clear()
+        self._tasks.clear()
+        self._outlets.clear()
+        await self._close()
+
+    async def _close(self) -> None:
+        for store in reversed(self._started):
+            await store.close()
+        self._started.clear()
+
+    # ------------------------------------------------------------------ publishing from outside
+
+    def store_of(self, service: str) -> SqliteStore:
+        """The store of a service that runs here. Raises DeclarationError."""
+        try:
+            return self.stores[service]
+        except KeyError:
+            raise DeclarationError(
+                f"service {service!r} does not run here", where=self.name, mend=f"Here run: {', '.join(self.stores)}"
+            ) from None
+
+    async def publish(self, service: str, *events: object, traceparent: str | None = None) -> list[str]:
+        """Publish *events* as *service*; durable on return. Concurrent callers share a commit.
+
+        Raises InvalidEvent (nothing is published then), StoreError.
+        """
+        self.store_of(service)
+        publisher = Publisher(service, self.clock, None, service, self.max_payload)
+        rows = []
+        for event in events:
+            envelope, event_type = publisher.envelope(event, None, traceparent)
+            rows.append((envelope, INTERNAL if event_type.domain else PUBLISHED))
+        await self._queues[service].publish(rows)
+        return [envelope.id for envelope, _ in rows]
+
+    @asynccontextmanager
+    async def transaction(
+        self,
+        service: str,
+        cause: Envelope | None = None,
+        traceparent: str | None = None,
+        allowed: frozenset[str] | None = None,
+    ) -> AsyncIterator[Transaction]:
+        """A transaction of *service*: durable when the ``async with`` ends, undone on an exception."""
+        store = self.store_of(service)
+        publisher = Publisher(service, self.clock, allowed, service, self.max_payload)
+        tx = Transaction(store, publisher, cause, traceparent=traceparent)
+        try:
+            yield tx
+            if tx.outgoing:
+                await tx.flush()
+        except BaseException as error:
+            await tx.abandon(error)
+            raise
+        await tx.commit()
+
+    @property
+    def workers(self) -> dict[str, Worker]:
+        """The workers that run here now, by handler."""
+        return {name: worker for steward in self._stewards for name, worker in steward.workers.items()}

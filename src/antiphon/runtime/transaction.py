@@ -1,0 +1,322 @@
+"""What a handler or a route holds in its hand: the transaction, what it publishes, and its delivery."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Any
+
+from antiphon.errors import DeclarationError, NotAnnotated, StoreError
+from antiphon.model.envelope import Envelope
+from antiphon.model.events import MAX_PAYLOAD, EventType, event_type_of
+from antiphon.model.retry import milliseconds
+from antiphon.policy.schedule import check_schedule, next_occurrence
+from antiphon.ports import INTERNAL, PUBLISHED, Clock, Store, Timer, TimerClock, Unit
+
+Row = Any
+
+_OURS = frozenset(
+    {"BEGIN", "COMMIT", "END", "ROLLBACK", "SAVEPOINT", "RELEASE", "ATTACH", "DETACH", "VACUUM", "PRAGMA"}
+)
+_READS = frozenset({"SELECT", "VALUES", "EXPLAIN"})
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """The delivery that a handler is called for: its number of attempt (from 1) and its envelope."""
+
+    attempt: int
+    envelope: Envelope
+    handler: str
+
+
+@dataclass(frozen=True, slots=True)
+class Publisher:
+    """Who publishes: the service, what it may publish (None: anything), and its means."""
+
+    service: str
+    clock: Clock
+    allowed: frozenset[str] | None
+    where: str = ""
+    max_payload: int = MAX_PAYLOAD
+
+    def envelope(self, event: object, cause: Envelope | None, traceparent: str | None) -> tuple[Envelope, EventType]:
+        """The envelope of *event*. Raises InvalidEvent, NotAnnotated, DeclarationError."""
+        event_type = event_type_of(event)
+        if self.allowed is not None and event_type.name not in self.allowed:
+            raise NotAnnotated(
+                f"published {event_type.name}, which its return annotation does not name",
+                where=self.where,
+                mend=f"Annotate it: -> {' | '.join([*sorted(self.allowed), event_type.name])}",
+            )
+        data = event_type.encode(event, self.max_payload)
+        clock = self.clock
+        event_id = clock.new_id()
+        return (
+            Envelope(
+                event_id,
+                event_type.name,
+                event_type.version,
+                event_type.key_of(event),
+                self.service,
+                clock.now_ms(),
+                data,
+                event_id if cause is None else cause.correlation_id,
+                None if cause is None else cause.id,
+                traceparent if cause is None else cause.traceparent,
+            ),
+            event_type,
+        )
+
+
+class Transaction:
+    """The store's own transaction: SQL on the service's tables, and publishing, all of it or nothing.
+
+    Reading before the first write takes no lock. The first write begins the write transaction; from
+    then on nothing outside should be awaited, since all other writers of the store wait.
+    SQL parameters are always bound: ``await tx.execute("UPDATE t SET n = ? WHERE id = ?", n, id)``.
+    """
+
+    __slots__ = (
+        "_attached",
+        "_cause",
+        "_manager",
+        "_publisher",
+        "_store",
+        "_traceparent",
+        "_unit",
+        "outgoing",
+        "wrote",
+    )
+
+    def __init__(
+        self,
+        store: Store,
+        publisher: Publisher,
+        cause: Envelope | None = None,
+        unit: Unit | None = None,
+        traceparent: str | None = None,
+    ) -> None:
+        self._store = store
+        self._publisher = publisher
+        self._cause = cause
+        self._unit = unit
+        self._attached = unit is not None
+        self._traceparent = traceparent
+        self._manager: AbstractAsyncContextManager[Unit] | None = None
+        self.outgoing: list[tuple[Envelope, int]] = []
+        self.wrote = False
+
+    # ------------------------------------------------------------------ for handlers and routes
+
+    @property
+    def now(self) -> datetime:
+        """The time, in UTC, as the runtime's clock tells it."""
+        return datetime.fromtimestamp(self._publisher.clock.now_ms() / 1000, UTC)
+
+    async def execute(self, sql: str, *parameters: Any) -> int:
+        """Run one statement; returns the number of rows that it changed."""
+        _reads(sql)
+        unit = self._unit if self.wrote else await self._begin()
+        return await unit.execute(sql, parameters)  # type: ignore[union-attr]
+
+    async def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> int:
+        """Run one statement for each of *rows*; returns the number of rows changed."""
+        _reads(sql)
+        unit = await self._begin()
+        return await unit.execute_many(sql, rows)
+
+    async def fetch_all(self, sql: str, *parameters: Any) -> list[Row]:
+        """All rows of a query. A row has index and name access: ``row[0]``, ``row["seat"]``."""
+        if not _reads(sql):
+            return await (await self._begin()).fetch_all(sql, parameters)
+        if self._unit is not None:
+            return await self._unit.fetch_all(sql, parameters)
+        return await self._store.fetch_all(sql, parameters)
+
+    async def fetch_one(self, sql: str, *parameters: Any) -> Row | None:
+        """The first row of a query, or None."""
+        rows = await self.fetch_all(sql, *parameters)
+        return rows[0] if rows else None
+
+    async def fetch_value(self, sql: str, *parameters: Any) -> Any:
+        """The first column of the first row, or None."""
+        rows = await self.fetch_all(sql, *parameters)
+        return rows[0][0] if rows else None
+
+    def publish(self, event: object) -> str:
+        """Publish *event* when the transaction commits; returns its id.
+
+        Raises InvalidEvent with the field and the reason, NotAnnotated in a handler whose return
+        annotation does not name it.
+        """
+        envelope, event_type = self._publisher.envelope(event, self._cause, self._traceparent)
+        self.outgoing.append((envelope, INTERNAL if event_type.domain else PUBLISHED))
+        return envelope.id
+
+    async def publish_later(self, event: object, *, delay: timedelta | None = None, at: datetime | None = None) -> str:
+        """Publish *event* after *delay*, or at a time with a zone; returns its id, for `cancel`.
+
+        A delay runs on the store's clock, which no wall clock moves; ``at`` means the wall clock.
+        """
+        clock, due_ms = self._due(delay, at)
+        return await self._put_timer(event, None, clock, due_ms, None)
+
+    async def cancel(self, event_id: str) -> bool:
+        """Take back an event of `publish_later`; False if it has been published already."""
+        return await (await self._begin()).end_timer(event_id)
+
+    async def schedule(
+        self, name: str, event: object, *, every: timedelta | None = None, cron: str | None = None, zone: str = "UTC"
+    ) -> None:
+        """Publish *event* again and again: *every* so often, or by a *cron* text in a time zone.
+
+        The same *name* replaces the schedule. Raises DeclarationError for a bad text or zone.
+        """
+        check_schedule(every=every, cron=cron, zone=zone)
+        recurrence = recurrence_text(every, cron, zone)
+        first = next_occurrence(self.now, every=every, cron=cron, zone=zone)
+        await self._put_timer(event, f"schedule:{name}", "wall", round(first.timestamp() * 1000), recurrence)
+
+    async def unschedule(self, name: str) -> bool:
+        """End the schedule *name*; False if there is none."""
+        return await (await self._begin()).end_timer(f"schedule:{name}")
+
+    # ------------------------------------------------------------------ for the runtime
+
+    async def unit(self) -> Unit:
+        """The write transaction, begun if it was not (for SQLAlchemy sessions)."""
+        return await self._begin()
+
+    def detach(self) -> None:
+        """The lock is given up: what comes is a write transaction of its own. Only while nothing was written."""
+        self._unit = None
+        self._attached = False
+
+    async def flush(self) -> Unit:
+        """Write what was published, in a write transaction that is begun if it was not."""
+        unit = await self._begin()
+        await unit.append(self.outgoing)
+        return unit
+
+    async def commit(self) -> None:
+        """End a write transaction of this object's own; durable on return."""
+        manager, self._manager, self._unit = self._manager, None, None
+        if manager is not None:
+            await manager.__aexit__(None, None, None)
+
+    async def abandon(self, error: BaseException) -> None:
+        """Undo everything."""
+        self.outgoing.clear()
+        manager, self._manager = self._manager, None
+        if manager is not None:
+            self._unit = None
+            try:
+                await manager.__aexit__(type(error), error, error.__traceback__)
+            except BaseException as raised:
+                if raised is not error:
+                    raise
+        elif self.wrote and self._unit is not None:
+            await self._unit.rollback_to_savepoint()
+        self.wrote = False
+
+    async def _begin(self) -> Unit:
+        if self._unit is None:
+            self._manager = self._store.unit()
+            self._unit = await self._manager.__aenter__()
+        elif self._attached and not self.wrote:
+            await self._unit.savepoint()
+        self.wrote = True
+        return self._unit
+
+    def _due(self, delay: timedelta | None, at: datetime | None) -> tuple[TimerClock, int]:
+        if (delay is None) == (at is None):
+            raise DeclarationError("give either delay= or at=", where="publish_later")
+        if delay is not None:
+            return "store", self._store.store_ms() + max(0, milliseconds(delay))
+        if at is None or at.tzinfo is None:
+            raise DeclarationError("at= needs a time zone", where="publish_later", mend="Use datetime(..., tzinfo=UTC)")
+        return "wall", round(at.timestamp() * 1000)
+
+    async def _put_timer(
+        self, event: object, timer_id: str | None, clock: TimerClock, due_ms: int, recurrence: str | None
+    ) -> str:
+        envelope, event_type = self._publisher.envelope(event, self._cause, self._traceparent)
+        unit = await self._begin()
+        origin = INTERNAL if event_type.domain else PUBLISHED
+        timer = Timer(timer_id or envelope.id, due_ms, clock, recurrence, envelope, origin)
+        await unit.put_timer(timer)
+        return timer.id
+
+
+def recurrence_text(every: timedelta | None, cron: str | None, zone: str) -> str:
+    """How a schedule recurs, as it is stored."""
+    return json.dumps({"every_ms": milliseconds(every) if every else None, "cron": cron, "zone": zone})
+
+
+class SyncTransaction:
+    """The same transaction for ``def`` handlers, which run in a thread: every call blocks until it is done."""
+
+    __slots__ = ("_loop", "_tx")
+
+    def __init__(self, tx: Transaction, loop: asyncio.AbstractEventLoop) -> None:
+        self._tx = tx
+        self._loop = loop
+
+    @property
+    def now(self) -> datetime:
+        """The time, in UTC."""
+        return self._tx.now
+
+    def execute(self, sql: str, *parameters: Any) -> int:
+        """Run one statement; returns the number of rows that it changed."""
+        return self._wait(lambda: self._tx.execute(sql, *parameters))  # type: ignore[no-any-return]
+
+    def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> int:
+        """Run one statement for each of *rows*; returns the number of rows changed."""
+        return self._wait(lambda: self._tx.execute_many(sql, rows))  # type: ignore[no-any-return]
+
+    def fetch_all(self, sql: str, *parameters: Any) -> list[Row]:
+        """All rows of a query."""
+        return self._wait(lambda: self._tx.fetch_all(sql, *parameters))  # type: ignore[no-any-return]
+
+    def fetch_one(self, sql: str, *parameters: Any) -> Row | None:
+        """The first row of a query, or None."""
+        return self._wait(lambda: self._tx.fetch_one(sql, *parameters))
+
+    def fetch_value(self, sql: str, *parameters: Any) -> Any:
+        """The first column of the first row, or None."""
+        return self._wait(lambda: self._tx.fetch_value(sql, *parameters))
+
+    def publish(self, event: object) -> str:
+        """Publish *event* when the transaction commits; returns its id."""
+        return self._tx.publish(event)
+
+    def publish_later(self, event: object, *, delay: timedelta | None = None, at: datetime | None = None) -> str:
+        """Publish *event* after *delay*, or at a time with a zone; returns its id."""
+        return self._wait(lambda: self._tx.publish_later(event, delay=delay, at=at))  # type: ignore[no-any-return]
+
+    def cancel(self, event_id: str) -> bool:
+        """Take back an event of `publish_later`; False if it has been published already."""
+        return self._wait(lambda: self._tx.cancel(event_id))  # type: ignore[no-any-return]
+
+    def _wait(self, call: Callable[[], Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(call(), self._loop).result()
+
+
+@lru_cache(maxsize=4096)
+def _reads(sql: str) -> bool:
+    """Whether *sql* only reads. Raises StoreError for statements that would break the transaction."""
+    words = sql.split(None, 1)
+    first = words[0].upper().rstrip(";") if words else ""
+    if first in _OURS:
+        raise StoreError(f"{first} is the runtime's: a handler's transaction is begun and ended for it", where=sql[:60])
+    if first == "WITH":
+        upper = sql.upper()
+        return not any(word in upper for word in ("INSERT", "UPDATE", "DELETE", "REPLACE"))
+    return first in _READS

@@ -1,0 +1,64 @@
+"""The SQLite bus: a log in a file of its own that carries events between services of one machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from antiphon.model.envelope import Envelope
+from antiphon.ports import PUBLISHED, Clock, LoggedEvent
+from antiphon.store.sqlite.queries import query
+from antiphon.store.sqlite.store import SqliteStore
+from antiphon.store.sqlite.unit import logged
+
+
+class SqliteBus:
+    """A bus on one SQLite file (``ports.Bus``).
+
+    A sender's position lies in the bus and moves with its events in one transaction: a batch sent
+    twice, by a relay that died between sending and noting it, is taken once.
+    """
+
+    def __init__(self, path: Path, *, clock: Clock, owner: str) -> None:
+        self.store = SqliteStore(path, clock=clock, owner=owner)
+
+    async def open(self) -> None:
+        """Open or make the file. Raises StoreError."""
+        await self.store.open()
+
+    async def close(self) -> None:
+        """Close the file. Idempotent."""
+        await self.store.close()
+
+    async def send(self, sender: str, after_seq: int, upto_seq: int, events: Sequence[Envelope]) -> int:
+        """Take *events* if the sender's position is *after_seq*; returns the position afterwards."""
+        now = self.store.clock.now_ms()
+        name = f"outlet:{sender}"
+        async with self.store.unit() as unit:
+            await unit.execute(query("put_position"), (name, now))
+            if not await unit.execute(query("advance_position"), (upto_seq, now, name, after_seq)):
+                return int(dict(await unit.fetch_all(query("positions")))[name])
+            await unit.append([(envelope, PUBLISHED) for envelope in events])
+        return upto_seq
+
+    async def position(self, sender: str) -> int:
+        """How far the sender's log has been taken."""
+        return (await self.store.positions()).get(f"outlet:{sender}", 0)
+
+    async def receive(self, after: Mapping[str, int], limit: int) -> list[LoggedEvent]:
+        """The next events of each type after its position, in the bus's order."""
+        rows: list[tuple[Any, ...]] = []
+        for type_, seq in after.items():
+            rows += self.store.read("read_type", (type_, seq, limit))
+        rows.sort(key=lambda row: row[0])
+        return [logged(row) for row in rows[:limit]]
+
+    async def report(self, receiver: str, seq: int) -> None:
+        """Note how far *receiver* has come, for retention."""
+        async with self.store.unit() as unit:
+            await unit.move_position(f"inlet:{receiver}", seq)
+
+    def listen(self, types: Iterable[str], wake: Callable[[], None]) -> Callable[[], None]:
+        """Call *wake* when one of *types* may have arrived."""
+        return self.store.listen(types, wake)

@@ -1,0 +1,276 @@
+"""The SQLite store: one file that holds a service's tables and its event log."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from antiphon.errors import StoreError
+from antiphon.model.delivery import Status
+from antiphon.model.envelope import Envelope
+from antiphon.model.handlers import HandlerSpec
+from antiphon.ports import Clock, Lease, LoggedEvent, OpenDelivery, Timer
+from antiphon.store.sqlite import leases, timers
+from antiphon.store.sqlite.connection import connect, refuse_network_file_system, translated
+from antiphon.store.sqlite.host import Bell, Gate, Life, host_folder
+from antiphon.store.sqlite.maintenance import checkpoint
+from antiphon.store.sqlite.migrations import clock_offset_ms, make_tables, migrate
+from antiphon.store.sqlite.queries import query
+from antiphon.store.sqlite.unit import SqliteUnit, logged
+from antiphon.store.sqlite.writer import Writer
+
+# The WAL is copied into the database file when it has grown past this many bytes.
+CHECKPOINT_BYTES = 16 << 20
+
+
+class SqliteStore:
+    """A store on one SQLite file (``ports.Store``). One object per process and file.
+
+    *tables* are the SQL scripts of the services that live here, by service name.
+    """
+
+    def __init__(self, path: Path, *, clock: Clock, owner: str, tables: dict[str, str] | None = None) -> None:
+        self.path = path
+        self.owner = owner
+        self.clock = clock
+        self.host = host_folder(path)
+        self._tables = tables or {}
+        self._listeners: dict[str, set[Callable[[], None]]] = {}
+        self._everything: set[Callable[[], None]] = set()
+        self._offset_ms = 0
+        self._open = False
+        self._seen_version = 0
+
+    async def open(self) -> None:
+        """Open or make the file, and bring its tables up to date. Raises StoreError."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            refuse_network_file_system(self.path)
+            self.host.mkdir(mode=0o700, exist_ok=True)
+            gate = Gate(self.host, self.clock)
+        except OSError as error:
+            raise StoreError(
+                f"the folder cannot be used ({error.strerror})", where=str(self.path), mend="Check path and permissions"
+            ) from error
+        await gate.acquire()
+        try:
+            with translated(self.path):
+                self._connect(gate)
+        except BaseException:
+            gate.close()
+            raise
+        gate.release()
+        self._gate = gate
+        self._life = Life(self.host, self.owner, self._tables)
+        self._bell = Bell(self.host, self.owner, self._rung)
+        self._open = True
+
+    def _connect(self, gate: Gate) -> None:
+        connection = connect(self.path)
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            migrate(connection, self.path)
+            self._offset_ms = clock_offset_ms(connection, self.clock)
+            for service, sql in self._tables.items():
+                make_tables(connection, service, sql)
+            connection.execute("COMMIT")
+            self._reader = connect(self.path, read_only=True)
+        except BaseException:
+            connection.close()
+            raise
+        self._rows = self._reader.cursor()
+        self._rows.row_factory = sqlite3.Row
+        self.writer = Writer(connection, self.path, gate, self.clock, self._committed)
+
+    async def close(self) -> None:
+        """Wait for the running commit, then close. Idempotent."""
+        if not self._open:
+            return
+        self._open = False
+        self._bell.close()
+        # The last connection to close checkpoints the WAL: that, too, belongs behind the gate.
+        await self.writer.exclusive(self._disconnect)
+        self._gate.close()
+        self._life.end()
+
+    def _disconnect(self, connection: sqlite3.Connection) -> None:
+        self._reader.close()
+        connection.close()
+
+    @asynccontextmanager
+    async def unit(self) -> AsyncIterator[SqliteUnit]:
+        """A write transaction; durable when the ``async with`` ends (see writer.py)."""
+        async with self.writer.unit() as group:
+            yield SqliteUnit(self.writer.connection, group, self.path, self.clock, self.store_ms())
+
+    async def fetch_all(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        """Read committed data. Rows have index and name access."""
+        try:
+            return self._rows.execute(sql, parameters).fetchall()
+        except sqlite3.Error:
+            with translated(self.path):
+                raise
+
+    def read(self, name: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """All rows of a named block, as plain tuples."""
+        with translated(self.path):
+            return self._reader.execute(query(name), parameters).fetchall()
+
+    def store_ms(self) -> int:
+        """The store's clock, in milliseconds."""
+        return self.clock.boot_ms() + self._offset_ms
+
+    def head(self) -> int:
+        """The newest position of the log; 0 when it is empty."""
+        return int(self.read("head")[0][0])
+
+    # ------------------------------------------------------------------ handlers and leases
+
+    async def register(self, handlers: Sequence[HandlerSpec]) -> None:
+        """Make the cursors of handlers not seen before; a type added later is owed from now on."""
+        async with self.unit() as unit:
+            await leases.register(unit, handlers, self.clock.now_ms())
+
+    async def acquire(self, handler: str, owner: str) -> Lease | None:
+        """Take the handler's lease if it is free, expired, or its owner is dead."""
+        return await leases.acquire(self, handler, owner)
+
+    async def renew(self, owner: str) -> frozenset[str]:
+        """Extend every lease of *owner*; returns the handlers that it still holds."""
+        async with self.unit() as unit:
+            await unit.execute(query("renew_leases"), (self.store_ms() + leases.LEASE_MS, owner))
+            held = await unit.fetch_all("SELECT name FROM antiphon_handlers WHERE owner = ?", (owner,))
+        return frozenset(name for (name,) in held)
+
+    async def release(self, lease: Lease) -> None:
+        """Give the lease back; interrupted attempts become due at once and have burnt nothing."""
+        async with self.unit() as unit:
+            given = await unit.execute(query("release_lease"), (lease.handler_id, lease.epoch))
+            if given:
+                now = self.clock.now_ms()
+                await unit.execute(query("release_running"), (self.store_ms(), now, lease.handler_id))
+        self._bell.ring()
+
+    # ------------------------------------------------------------------ reading deliveries
+
+    async def read_fresh(self, lease: Lease, types: Sequence[str], limit: int) -> list[LoggedEvent]:
+        """The next events after the cursor.
+
+        SQLite has one writer at a time, so positions become visible in order and none is skipped.
+        """
+        return self.read_after(types, lease.seq, limit)
+
+    def read_after(self, types: Sequence[str], after_seq: int, limit: int) -> list[LoggedEvent]:
+        """The next events of *types* after a position. Each type is read through the index by itself:
+        ``type IN (...)`` would sort the whole backlog."""
+        rows: list[tuple[Any, ...]] = []
+        for type_ in types:
+            rows += self.read("read_type", (type_, after_seq, limit))
+        if len(types) > 1:
+            rows.sort(key=lambda row: row[0])
+            del rows[limit:]
+        return [logged(row) for row in rows]
+
+    async def read_log(self, after_seq: int, limit: int) -> list[LoggedEvent]:
+        """Everything after a position, in order."""
+        return [logged(row) for row in self.read("read_log", (after_seq, limit))]
+
+    async def positions(self) -> dict[str, int]:
+        """How far each inlet or outlet has come, by name."""
+        return dict(self.read("positions"))
+
+    async def read_due(self, lease: Lease, limit: int) -> list[OpenDelivery]:
+        """Deliveries whose time has come; of a key, the first and what waits right behind it."""
+        rows = self.read("due_deliveries", (lease.handler_id, self.store_ms(), limit))
+        if not rows:
+            return []
+        for row in list(rows):
+            room = limit - len(rows)
+            if room > 0 and row[6] is not None and not row[4]:
+                rows += self._following(lease, row, room)
+        events = self.events_at([row[0] for row in rows])
+        return [
+            OpenDelivery(events[seq], Status(status), attempts, crashes, bool(suspect), first_ms)
+            for seq, status, attempts, crashes, suspect, first_ms, _ in rows
+        ]
+
+    def _following(self, lease: Lease, head: tuple[Any, ...], limit: int) -> list[tuple[Any, ...]]:
+        following = []
+        for row in self.read("following_deliveries", (lease.handler_id, head[6], head[0], limit)):
+            if row[1] != Status.UNPROCESSED or row[4]:
+                break
+            following.append(row)
+        return following
+
+    def events_at(self, seqs: Sequence[int]) -> dict[int, LoggedEvent]:
+        """The events at *seqs*, by position."""
+        return {row[0]: logged(row) for row in self.read("read_seqs", (json.dumps(seqs),))}
+
+    async def next_due_ms(self, lease: Lease) -> int | None:
+        """The store time at which the next delivery is due; None if none waits."""
+        due: int | None = self.read("next_due", (lease.handler_id,))[0][0]
+        return due
+
+    def next_timer_ms(self) -> int | None:
+        """In how many milliseconds the next timer is due; None if none waits."""
+        return timers.next_timer_ms(self)
+
+    async def fire_timers(self, occur: Callable[[Timer], tuple[Envelope, int | None]], limit: int) -> int:
+        """Publish what is due; returns how many timers fired."""
+        return await timers.fire_timers(self, occur, limit)
+
+    # ------------------------------------------------------------------ waking and upkeep
+
+    def listen(self, types: Iterable[str], wake: Callable[[], None]) -> Callable[[], None]:
+        """Call *wake* after commits that may have appended one of *types* (none given: after any)."""
+        sets = [self._listeners.setdefault(type_, set()) for type_ in types] or [self._everything]
+        for listeners in sets:
+            listeners.add(wake)
+
+        def forget() -> None:
+            for listeners in sets:
+                listeners.discard(wake)
+
+        return forget
+
+    def _committed(self, types: set[str]) -> None:
+        if not types:
+            return
+        for type_ in types:
+            for wake in self._listeners.get(type_, ()):
+                wake()
+        for wake in self._everything:
+            wake()
+        if self._open:
+            self._bell.ring()
+
+    def _rung(self) -> None:
+        """Another process has committed: what, only a look at the log can tell."""
+        for listeners in [*self._listeners.values(), self._everything]:
+            for wake in listeners:
+                wake()
+
+    async def look_after(self) -> None:
+        """The slow safety net, about once a second: missed bells, new neighbours, the WAL's size."""
+        version = self._reader.execute("PRAGMA data_version").fetchone()[0]
+        if version != self._seen_version:
+            self._seen_version = version
+            self._rung()
+        self._life.beat()
+        self._bell.forget_seen()
+        with contextlib.suppress(FileNotFoundError):
+            if self.wal_bytes() > CHECKPOINT_BYTES:
+                await self.writer.exclusive(checkpoint)
+
+    def neighbours(self) -> dict[str, frozenset[str]]:
+        """The services of every live worker on this file, this one included, by owner."""
+        return self._life.neighbours()
+
+    def wal_bytes(self) -> int:
+        """The size of the write-ahead log. ``stat`` opens nothing, so no lock of SQLite's is lost."""
+        return self.path.with_name(self.path.name + "-wal").stat().st_size

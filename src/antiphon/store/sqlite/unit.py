@@ -1,0 +1,228 @@
+"""What can be done inside one write transaction: the service's own SQL, the log, and settling."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from antiphon.errors import LeaseLost
+from antiphon.model.delivery import DeadLetter, Done, RetryAt, Status
+from antiphon.model.envelope import Envelope
+from antiphon.ports import TIMER_SET, Clock, Lease, LoggedEvent, Settled, Starting, Timer
+from antiphon.store.sqlite.connection import translated
+from antiphon.store.sqlite.queries import query
+from antiphon.store.sqlite.writer import Group
+
+_APPEND = query("append")
+
+
+def log_row(envelope: Envelope, origin: int) -> tuple[Any, ...]:
+    """The columns of *envelope* in the log, in the order of the ``append`` block."""
+    correlation = envelope.correlation_id
+    return (
+        envelope.id,
+        envelope.type,
+        envelope.version,
+        envelope.key,
+        envelope.service,
+        envelope.time_ms,
+        None if correlation == envelope.id else correlation,
+        envelope.causation_id,
+        envelope.traceparent,
+        origin,
+        envelope.data,
+    )
+
+
+def logged(row: Sequence[Any]) -> LoggedEvent:
+    """A row of the log (the columns of the ``read_`` blocks) as a value."""
+    seq, event_id, type_, version, key, service, time_ms, correlation, causation, trace, origin, data = row
+    envelope = Envelope(
+        event_id, type_, version, key, service, time_ms, data, correlation or event_id, causation, trace
+    )
+    return LoggedEvent(seq, envelope, origin)
+
+
+class SqliteUnit:
+    """One unit of work on the writer's connection (``ports.Unit``).
+
+    Nothing here awaits anything: a statement costs microseconds, a thread would cost a hundred.
+    """
+
+    __slots__ = ("_clock", "_connection", "_cursor", "_group", "_has_savepoint", "_path", "_store_ms")
+
+    def __init__(self, connection: sqlite3.Connection, group: Group, path: Path, clock: Clock, store_ms: int) -> None:
+        self._connection = connection
+        self._cursor = connection.cursor()
+        self._cursor.row_factory = sqlite3.Row
+        self._group = group
+        self._path = path
+        self._clock = clock
+        self._store_ms = store_ms
+        self._has_savepoint = False
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """The connection that this unit's transaction is open on (for SQLAlchemy sessions)."""
+        return self._connection
+
+    async def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+        """Run one statement; returns the rows that it changed."""
+        try:
+            return self._cursor.execute(sql, parameters).rowcount
+        except sqlite3.Error:
+            with translated(self._path):
+                raise
+
+    async def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> int:
+        """Run one statement for each of *rows*; returns the rows changed."""
+        with translated(self._path):
+            return self._cursor.executemany(sql, rows).rowcount
+
+    async def fetch_all(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        """All rows: a cursor left half-fetched would keep the WAL from being checkpointed."""
+        try:
+            return self._cursor.execute(sql, parameters).fetchall()
+        except sqlite3.Error:
+            with translated(self._path):
+                raise
+
+    async def savepoint(self) -> None:
+        """Mark a place to return to; the earlier mark is given up."""
+        if self._has_savepoint:
+            self._connection.execute("RELEASE antiphon_event")
+        self._connection.execute("SAVEPOINT antiphon_event")
+        self._has_savepoint = True
+
+    async def rollback_to_savepoint(self) -> None:
+        """Undo everything after the mark, and give the mark up."""
+        with translated(self._path):
+            self._connection.execute("ROLLBACK TO antiphon_event")
+            self._connection.execute("RELEASE antiphon_event")
+        self._has_savepoint = False
+
+    async def append(self, events: Iterable[tuple[Envelope, int]]) -> int:
+        """Append to the log; an id that is there already is skipped. Returns how many are new."""
+        rows = [log_row(envelope, origin) for envelope, origin in events]
+        if not rows:
+            return 0
+        self._group.types.update({row[1] for row in rows})
+        with translated(self._path):
+            return self._connection.executemany(_APPEND, rows).rowcount
+
+    async def start(self, lease: Lease, attempts: Sequence[Starting], upto_seq: int) -> None:
+        """Record attempts as IN_PROGRESS, before they run."""
+        now = self._clock.now_ms()
+        self._connection.executemany(
+            query("start_delivery"),
+            [
+                (
+                    lease.handler_id,
+                    item.event.seq,
+                    item.event.envelope.key,
+                    item.number,
+                    item.first_ms,
+                    int(item.alone),
+                    now,
+                )
+                for item in attempts
+            ],
+        )
+        self._move_cursor(lease, upto_seq, 0, 0, now)
+
+    async def park(self, lease: Lease, events: Sequence[LoggedEvent]) -> None:
+        """Put fresh events behind an earlier, unsettled event of their key."""
+        now = self._clock.now_ms()
+        self._connection.executemany(
+            query("park_delivery"), [(lease.handler_id, event.seq, event.envelope.key, now) for event in events]
+        )
+
+    async def settle(self, lease: Lease, results: Sequence[Settled], upto_seq: int) -> None:
+        """Apply verdicts and move the cursor. Raises LeaseLost when the fence has moved on."""
+        now = self._clock.now_ms()
+        done = 0
+        freed: set[str] = set()
+        for result in results:
+            if type(result.verdict) is Done:
+                done += 1
+                if result.fresh:
+                    continue
+            self._settle_row(lease.handler_id, result, now)
+            key = result.event.envelope.key
+            if key is not None and not isinstance(result.verdict, RetryAt):
+                freed.add(key)
+        self._connection.executemany(
+            query("promote_next"), [(self._store_ms, lease.handler_id, key) for key in sorted(freed)]
+        )
+        failed = sum(result.failure is not None for result in results)
+        self._move_cursor(lease, upto_seq, done, failed, now)
+
+    def _settle_row(self, handler_id: int, result: Settled, now: int) -> None:
+        seq = result.event.seq
+        verdict, failure = result.verdict, result.failure
+        outcome = "completed" if isinstance(verdict, Done) else "failed" if result.burns else "probe"
+        error = (failure.error_type, failure.message, failure.traceback) if failure else (None, None, None)
+        self._connection.execute(query("put_attempt"), (handler_id, seq, result.number, outcome, *error, now))
+        if isinstance(verdict, Done):
+            self._connection.execute(query("end_delivery"), (handler_id, seq))
+            return
+        if isinstance(verdict, DeadLetter):
+            status, due, reason = verdict.status, None, verdict.reason
+        else:
+            status, due, reason = Status.RETRY, verdict.due_ms, None
+        attempts = result.number if result.burns else result.number - 1
+        fingerprint = failure.fingerprint if failure else None
+        self._connection.execute(
+            query("put_delivery"),
+            (
+                handler_id,
+                seq,
+                result.event.envelope.key,
+                status.value,
+                attempts,
+                result.first_ms,
+                due,
+                reason,
+                *error,
+                fingerprint,
+                now,
+            ),
+        )
+
+    def _move_cursor(self, lease: Lease, upto_seq: int, done: int, failed: int, now: int) -> None:
+        fenced = (upto_seq, done, failed, now, lease.handler_id, lease.epoch)
+        if self._connection.execute(query("move_cursor"), fenced).rowcount != 1:
+            raise LeaseLost("another worker has taken over", where=lease.handler)
+        if upto_seq > lease.seq:
+            self._connection.execute(query("mark_progress"), (lease.handler_id, upto_seq, now))
+
+    async def open_keys(self, lease: Lease, keys: Sequence[str]) -> frozenset[str]:
+        """Which of *keys* have a delivery that is not over."""
+        if not self._connection.execute(query("has_open"), (lease.handler_id,)).fetchone()[0]:
+            return frozenset()
+        found = self._connection.execute(query("open_keys"), (lease.handler_id, json.dumps(keys))).fetchall()
+        return frozenset(key for (key,) in found)
+
+    async def pause(self, lease: Lease, until_ms: int | None, reason: str | None) -> None:
+        """Show that the handler is paused until a store time (None: no more). Fenced."""
+        fenced = (until_ms, reason, lease.handler_id, lease.epoch)
+        if self._connection.execute(query("pause_handler"), fenced).rowcount != 1:
+            raise LeaseLost("another worker has taken over", where=lease.handler)
+
+    async def put_timer(self, timer: Timer) -> None:
+        """Keep *timer*; one of the same id is replaced, its due time kept if it recurs as before."""
+        self._group.types.add(TIMER_SET)
+        head = (timer.id, timer.due_ms, timer.clock, timer.recurrence)
+        _, type_, version, key, service, created, *rest = log_row(timer.envelope, timer.origin)
+        self._connection.execute(query("put_timer"), (*head, type_, version, key, service, *rest, created))
+
+    async def move_position(self, name: str, seq: int) -> None:
+        """Note that everything up to *seq* of *name* has been taken. Positions never go back."""
+        self._connection.execute(query("move_position"), (name, seq, self._clock.now_ms()))
+
+    async def end_timer(self, timer_id: str) -> bool:
+        """Remove a timer; False if there is none, or it has fired."""
+        return self._connection.execute(query("end_timer"), (timer_id,)).rowcount == 1

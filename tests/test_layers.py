@@ -1,0 +1,145 @@
+"""Imports run downward only: the rooms of ``src/antiphon`` and who may know whom."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "antiphon"
+
+# Lowest first. A room imports from lower floors; rooms on the same floor do not know each other.
+FLOORS = (
+    {"errors", "version"},
+    {"model"},
+    {"ports"},
+    {"wire", "policy"},
+    {"store"},
+    {"runtime"},
+    {"declaring"},
+    {"service"},
+    {"app"},
+    {"__init__"},
+    {"gateway", "console", "cli", "demo", "testing"},
+    {"__main__"},
+)
+FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
+# The command line is where the program is put together: it may know these, when a command needs them.
+COMPOSED = {("cli", "gateway"), ("cli", "demo")}
+# What they share lies beside them in `store`.
+BACKENDS = {"sqlite", "postgres"}
+TEST_TOOLS = {"pytest", "hypothesis", "tests"}
+
+
+class Import(NamedTuple):
+    """A module, in parts, named by an import statement; *lazy* inside a function."""
+
+    line: int
+    parts: tuple[str, ...]
+    lazy: bool
+
+
+def imports(tree: ast.AST, package: tuple[str, ...], lazy: bool = False) -> Iterator[Import]:
+    """Every import below *tree*, those in functions and under TYPE_CHECKING included."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from (Import(node.lineno, tuple(alias.name.split(".")), lazy) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            base += tuple(node.module.split(".")) if node.module else ()
+            yield from (Import(node.lineno, (*base, alias.name), lazy) for alias in node.names)
+        function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        yield from imports(node, package, lazy or function)
+
+
+def complaint(module: tuple[str, ...], found: Import) -> str | None:
+    """Why *module* (below ``antiphon``, in parts) may not import what was *found*; None when it may."""
+    if found.parts[0] in TEST_TOOLS:
+        return "production code does not know the test tools"
+    if found.parts[0] != "antiphon":
+        return None
+    mine = module[0]
+    # `from antiphon import App` goes through the public names.
+    theirs = found.parts[1] if found.parts[1:] and found.parts[1] in FLOOR else "__init__"
+    if len({*module[1:2], *found.parts[2:3]} & BACKENDS) > 1:
+        return "store backends do not know each other"
+    if mine == theirs or FLOOR[theirs] < FLOOR[mine]:
+        return None
+    if (mine, theirs) in COMPOSED:
+        return None if found.lazy else "the command line imports this inside the command that needs it"
+    return f"{mine} does not know {theirs}"
+
+
+def complaints(module: tuple[str, ...], text: str) -> list[str]:
+    """What is wrong with the imports in the *text* of *module*."""
+    package = ("antiphon", *module[:-1])
+    found = list(imports(ast.parse(text), package))
+    return [
+        f"{'/'.join(module)}.py:{each.line} imports {'.'.join(each.parts)}: {why}"
+        for each in found
+        if (why := complaint(module, each)) is not None
+    ]
+
+
+def modules() -> dict[tuple[str, ...], Path]:
+    """Every module of the package, by its path below ``antiphon`` in parts."""
+    return {path.relative_to(SOURCE).with_suffix("").parts: path for path in sorted(SOURCE.rglob("*.py"))}
+
+
+def test_each_room_has_a_floor() -> None:
+    """A new room is given its place among the others before anything is put into it."""
+    assert {module[0] for module in modules()} <= set(FLOOR)
+
+
+def test_imports_run_downward_only() -> None:
+    """No module imports from a higher floor, from a sibling, or from the test tools."""
+    wrong = [
+        line
+        for module, path in modules().items()
+        for line in complaints(module, path.read_text(encoding="utf-8"))
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("module", "text"),
+    [
+        ("errors", "from antiphon.model import ids"),
+        ("model/events", "from antiphon.ports import Clock"),
+        ("policy/rate", "import antiphon.wire"),
+        ("policy/rate", "from antiphon import wire"),
+        ("policy/rate", "from antiphon import App"),
+        ("policy/rate", "import antiphon"),
+        ("store/__init__", "from ..runtime import clock"),
+        ("store/sqlite/unit", "from antiphon.store.postgres import unit"),
+        ("store/sqlite/unit", "def f():\n    from antiphon.runtime import clock"),
+        ("runtime/worker", "if TYPE_CHECKING:\n    from antiphon.app import App"),
+        ("service", "from antiphon.app import App"),
+        ("demo/board", "def f():\n    from antiphon.gateway import http"),
+        ("cli/main", "from antiphon.gateway import http"),
+        ("cli/main", "def f():\n    from antiphon.testing import conformance"),
+        ("app", "def f():\n    import antiphon.testing"),
+        ("testing/store", "import pytest"),
+    ],
+)
+def test_a_forbidden_import_is_seen(module: str, text: str) -> None:
+    """Upward, sideways, relative, in a function, under TYPE_CHECKING: each way to break the rule is found."""
+    assert complaints(tuple(module.split("/")), text)
+
+
+@pytest.mark.parametrize(
+    ("module", "text"),
+    [
+        ("model/events", "from antiphon.errors import InvalidEvent"),
+        ("policy/rate", "from antiphon.policy import words"),
+        ("store/sqlite/unit", "from . import queries"),
+        ("store/sqlite/unit", "from antiphon.store import migrations"),
+        ("cli/main", "def f():\n    from antiphon.gateway import http"),
+        ("gateway/http", "import fastapi"),
+        ("__main__", "from antiphon.cli.main import main"),
+    ],
+)
+def test_an_allowed_import_is_left_alone(module: str, text: str) -> None:
+    """Downward, within a room, and the command line's lazy ones are no complaint."""
+    assert not complaints(tuple(module.split("/")), text)
