@@ -7,6 +7,10 @@ BIN := $(VENV)/bin
 DEMO_READY := $(VENV)/.ready-demo
 DEV_READY := $(VENV)/.ready-dev
 SOURCES := pyproject.toml requirements.lock
+ifeq ($(realpath $(BIN)/python),)
+# No interpreter, or one that has gone since: whatever the stamps say, nothing is ready.
+.PHONY: $(DEMO_READY) $(DEV_READY)
+endif
 
 # Set PYTHON to choose the interpreter that .venv is made with.
 PYTHON ?=
@@ -66,12 +70,12 @@ $(BIN)/python:
 	fi; \
 	exit 1
 
-$(DEMO_READY): $(SOURCES) $(BIN)/python
+$(DEMO_READY): $(SOURCES) | $(BIN)/python
 	@echo "installing what the demo needs into .venv (once)" >&2
 	@$(INSTALL) -e '.[demo]'
 	@touch $@
 
-$(DEV_READY): $(SOURCES) $(BIN)/python
+$(DEV_READY): $(SOURCES) | $(BIN)/python
 	@echo "installing everything into .venv (once)" >&2
 	@$(INSTALL) -e '.[dev]'
 	@touch $(DEMO_READY) $@

@@ -95,9 +95,7 @@ def test_each_room_has_a_floor() -> None:
 def test_imports_run_downward_only() -> None:
     """No module imports from a higher floor, from a sibling, or from the test tools."""
     wrong = [
-        line
-        for module, path in modules().items()
-        for line in complaints(module, path.read_text(encoding="utf-8"))
+        line for module, path in modules().items() for line in complaints(module, path.read_text(encoding="utf-8"))
     ]
     assert not wrong, "\n".join(wrong)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Container
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -95,6 +95,16 @@ class App:
         async with runtime.transaction(producer) as tx:
             return await tx.publish_later(event, delay=delay, at=at)
 
+    def producer_of(self, event_type: EventType, among: Container[str] | None = None) -> str:
+        """The service that an event is published as when nobody says: of those *among* which to choose (None:
+        all), one that declares that it publishes it, else one that handles it, else the first."""
+        here = [spec for spec in self.specs if among is None or spec.name in among]
+        for types_of in (_published_types, _handled_types):
+            for spec in here:
+                if any(known.name == event_type.name for known in types_of(spec)):
+                    return spec.name
+        return here[0].name
+
     @asynccontextmanager
     async def run_in(
         self, data: str | Path, *, services: list[str] | None = None, clock: Clock | None = None
@@ -139,12 +149,7 @@ class App:
         if service is not None:
             runtime.store_of(service)
             return service
-        here = [spec for spec in self.specs if spec.name in runtime.stores]
-        for types_of in (_published_types, _handled_types):
-            for spec in here:
-                if any(known.name == event_type.name for known in types_of(spec)):
-                    return spec.name
-        return here[0].name
+        return self.producer_of(event_type, runtime.stores)
 
 
 def _by_name(services: tuple[Service, ...], where: str) -> dict[str, Service]:

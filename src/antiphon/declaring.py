@@ -33,9 +33,7 @@ def check_name(name: str, what: str, where: str) -> str:
             mend="A name is a lower-case letter, then lower-case letters, digits and underscores, 48 at most",
         )
     if name in _RESERVED:
-        raise DeclarationError(
-            f"{name!r} cannot name {what}", where=where, mend="That name is taken by Antiphon"
-        )
+        raise DeclarationError(f"{name!r} cannot name {what}", where=where, mend="That name is taken by Antiphon")
     return name
 
 

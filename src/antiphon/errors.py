@@ -63,6 +63,10 @@ class HandlerTimeout(AntiphonError):
     """The handler did not end within its time limit."""
 
 
+class NotFound(AntiphonError):
+    """There is no such event, handler, dead letter, redrive or store."""
+
+
 class StoreError(AntiphonError):
     """The store could not do its work; nothing of the transaction was kept."""
 

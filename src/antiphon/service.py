@@ -80,9 +80,7 @@ class Service:
         return declare
 
     @known_options
-    def every(
-        self, interval: timedelta, *, name: str | None = None, retry: Retry | None = None
-    ) -> Callable[[F], F]:
+    def every(self, interval: timedelta, *, name: str | None = None, retry: Retry | None = None) -> Callable[[F], F]:
         """Call a function again and again, *interval* apart; it publishes what it returns."""
         if not isinstance(interval, timedelta):
             raise DeclarationError(f"every({interval!r}) is not a timedelta", where=place(caller()))
@@ -275,9 +273,7 @@ def _check_options(options: _Options, where: str) -> None:
         ("timeout", timeout is None or _is_span(timeout), "a timedelta above zero"),
     ):
         if not right:
-            raise DeclarationError(
-                f"{option} is {getattr(options, option)!r}; it must be {rule}", where=where
-            )
+            raise DeclarationError(f"{option} is {getattr(options, option)!r}; it must be {rule}", where=where)
 
 
 def _is_span(value: object) -> bool:

@@ -148,9 +148,11 @@ def from_binary(
     for header, value in headers.items():
         name = header.lower()
         if name == "content-type":
+            if not _MEDIA_TYPE.fullmatch(value):
+                _refuse("header content-type", f"expected a media type, got {value!r:.100}")
             attributes["datacontenttype"] = value
         elif name.startswith("ce-"):
-            attributes[name[3:]] = _from_header(name, value)
+            attributes[name[3:]] = _from_header(header, value)
     if len(body) > limit:
         _refuse_size(body, limit)
     content_type = attributes.get("datacontenttype", "application/json")
@@ -296,7 +298,7 @@ def _time_ms(text: str, prefix: str) -> int:
     return (time - _EPOCH) // _MILLISECOND
 
 
-def _from_header(name: str, value: str) -> str:
+def _from_header(header: str, value: str) -> str:
     text = value.strip()
     if len(text) >= 2 and text[0] == text[-1] == '"':
         # The binding asks receivers to take quoted strings too, with their backslashes.
@@ -304,7 +306,7 @@ def _from_header(name: str, value: str) -> str:
     try:
         return unquote_to_bytes(text).decode()
     except UnicodeDecodeError:
-        _refuse(f"header ce-{name}", "its percent-encoding is not UTF-8")
+        _refuse(f"header {header}", "its percent-encoding is not UTF-8")
 
 
 def _from_base64(encoded: object, content_type: object, field: str, limit: int) -> bytes:

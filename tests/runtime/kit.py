@@ -46,7 +46,11 @@ class World:
 
 @asynccontextmanager
 async def running(
-    data: Path, *services: Service, own_stores: bool = False, clock: VirtualClock | None = None, only: Sequence[str] | None = None
+    data: Path,
+    *services: Service,
+    own_stores: bool = False,
+    clock: VirtualClock | None = None,
+    only: Sequence[str] | None = None,
 ) -> AsyncIterator[World]:
     """The services, started; stopped at the end."""
     clock = clock or VirtualClock()

@@ -129,8 +129,10 @@ def test_the_wal_reset_race_is_known_by_version() -> None:
 async def test_our_settings_hold_on_every_connection(tmp_path: Path) -> None:
     """WAL, synchronous=FULL, and no checkpoint as a side effect of a commit."""
     connection = connect(tmp_path / "x.db")
-    pragmas = [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in
-               ("journal_mode", "synchronous", "wal_autocheckpoint")]
+    pragmas = [
+        connection.execute(f"PRAGMA {name}").fetchone()[0]
+        for name in ("journal_mode", "synchronous", "wal_autocheckpoint")
+    ]
     connection.close()
     assert pragmas == ["wal", 2, 0]
 
@@ -180,7 +182,9 @@ async def test_two_processes_share_the_gate_fairly(tmp_path: Path) -> None:
     script = tmp_path / "writer.py"
     script.write_text(textwrap.dedent(WRITER))
     writers_ = [
-        subprocess.Popen([sys.executable, script, path, owner], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, script, path, owner], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         for owner in ("w1", "w2")
     ]
     for process in writers_:

@@ -28,7 +28,7 @@ Load = Callable[[bytes], Any]
 
 _dump: Dump = msgspec.json.Encoder().encode
 _UNENCODABLE = (TypeError, ValueError, OverflowError, RecursionError, msgspec.EncodeError)
-_HARMLESS = (str, bytes, bool, type(None), UUID)
+_HARMLESS: frozenset[type] = frozenset({str, bytes, bool, type(None), UUID})
 
 
 class Payload:
@@ -103,7 +103,7 @@ class Payload:
             raise InvalidEvent(self._type_name, flaw.path, flaw.reason)
 
     def _unencodable(self, obj: object, error: Exception) -> InvalidEvent:
-        flaw = find_flaw(obj, _unwritable, all_fields, skip=()) or Flaw(str(error))
+        flaw = find_flaw(obj, _unwritable, all_fields, skip=frozenset()) or Flaw(str(error))
         return InvalidEvent(self._type_name, flaw.path, flaw.reason)
 
     def _undecodable(self, error: Exception, data: bytes) -> InvalidEvent:
@@ -145,7 +145,7 @@ def find_flaw(
     leaf: Leaf,
     fields: Callable[[type], Fields],
     *,
-    skip: tuple[type, ...] = _HARMLESS,
+    skip: frozenset[type] = _HARMLESS,
     depth: int = 0,
 ) -> Flaw | None:
     """The first flaw that *leaf* sees in *value* or below it.
@@ -164,7 +164,8 @@ def find_flaw(
     else:
         children = [(json_name, getattr(value, name)) for name, json_name in fields(type(value))]
     for part, child in children:
-        if child.__class__ in skip:
+        kind = child.__class__
+        if kind in skip or (kind is int and -MAX_INTEGER <= child <= MAX_INTEGER):
             continue
         if flaw := find_flaw(child, leaf, fields, skip=skip, depth=depth + 1):
             return flaw.below(part if isinstance(value, (list, tuple, set, frozenset)) else str(part))
@@ -186,8 +187,10 @@ def _unlawful(value: Any) -> str | None:
 
 def _lost_in_json(value: Any) -> str | None:
     """What JSON text cannot give back."""
-    if isinstance(value, dict) and len({str(key) for key in value}) < len(value):
-        return "two keys that read the same as text"
+    if isinstance(value, dict):
+        if len({str(key) for key in value}) < len(value):
+            return "two keys that read the same as text"
+        return _unwritable(value)  # Pydantic writes a replacement for keys that are not Unicode
     return None if isinstance(value, (datetime, time)) else _unlawful(value)
 
 

@@ -19,9 +19,7 @@ NodeKind = Literal["event", "handler", "route", "schedule"]
 Severity = Literal["error", "warning"]
 Code = Literal["never-handled", "never-fed", "endless-cycle", "outside-without-retry", "outside-annotation"]
 
-_FAILURE = re.compile(
-    r"(Failed|Failure|Unavailable|Rejected|Declined|Refused|Denied|Expired|TimedOut|Aborted)$"
-)
+_FAILURE = re.compile(r"(Failed|Failure|Unavailable|Rejected|Declined|Refused|Denied|Expired|TimedOut|Aborted)$")
 
 
 @dataclass(frozen=True)
@@ -148,11 +146,7 @@ def _route_node(route: RouteSpec) -> Node:
 
 def _schedule_node(schedule: ScheduleSpec) -> Node:
     service = schedule.handler.service
-    when = (
-        f"every {span(milliseconds(schedule.every))}"
-        if schedule.every is not None
-        else f"cron {schedule.cron}"
-    )
+    when = f"every {span(milliseconds(schedule.every))}" if schedule.every is not None else f"cron {schedule.cron}"
     label = f"{schedule.name.removeprefix(f'{service}.')}, {when}"
     return Node(f"schedule:{schedule.name}", "schedule", label, service, schedule.handler.source)
 

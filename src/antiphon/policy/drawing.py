@@ -114,9 +114,7 @@ def _title(graph: Graph) -> str:
 
 def _mermaid_shape(node: Node) -> str:
     text = _mermaid_text(node.label)
-    left, right = {"event": ("([", "])"), "route": ("[/", "/]"), "schedule": ("{{", "}}")}.get(
-        node.kind, ("[", "]")
-    )
+    left, right = {"event": ("([", "])"), "route": ("[/", "/]"), "schedule": ("{{", "}}")}.get(node.kind, ("[", "]"))
     return f'{left}"{text}"{right}'
 
 
@@ -134,9 +132,7 @@ def _box(node: Node, layout: Layout, width: float, shift: float, hues: Mapping[s
     label = _xml(node.label)
     if node.kind == "event":
         look = "failure" if is_failure(node.label) else "event"
-        return (
-            f'<g><rect class="{look}" {frame} rx="15"/><text x="{x:.1f}" y="{y + 4.5:.1f}">{label}</text></g>'
-        )
+        return f'<g><rect class="{look}" {frame} rx="15"/><text x="{x:.1f}" y="{y + 4.5:.1f}">{label}</text></g>'
     fill, line = hues[node.service]
     return (
         f'<g><rect {frame} rx="4" fill="{fill}" stroke="{line}"/>'

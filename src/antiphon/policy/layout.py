@@ -173,9 +173,7 @@ def _placed(
     return xs
 
 
-def _apart(
-    layer: list[str], wanted: Mapping[str, float], sizes: Mapping[str, float], gap: float
-) -> dict[str, float]:
+def _apart(layer: list[str], wanted: Mapping[str, float], sizes: Mapping[str, float], gap: float) -> dict[str, float]:
     """The places nearest to those *wanted* (least squares) that keep the order and the gap.
 
     Without the room that each needs, that is monotone regression: neighbours that would overlap are pooled.

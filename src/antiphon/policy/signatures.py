@@ -96,9 +96,7 @@ def may_publish_nothing(fn: Callable[..., Any]) -> bool:
     return any(member in _NOTHING or typing.get_origin(member) in _MANY for member in members)
 
 
-def events_of_first_parameter(
-    fn: Callable[..., Any], hints: Mapping[str, Any], where: str
-) -> tuple[EventType, ...]:
+def events_of_first_parameter(fn: Callable[..., Any], hints: Mapping[str, Any], where: str) -> tuple[EventType, ...]:
     """The event types that the first parameter of *fn* is annotated with.
 
     Raises DeclarationError if it names none.
@@ -127,9 +125,7 @@ def parameters(
         kind = _kind(parameter, hints, events, where)
         _check_colour(kind, parameter.name, inspect.iscoroutinefunction(fn), where)
         if any(kind == other for _, other in found):
-            raise DeclarationError(
-                f"parameter {parameter.name!r} is the second one that takes the {kind}", where=where
-            )
+            raise DeclarationError(f"parameter {parameter.name!r} is the second one that takes the {kind}", where=where)
         found.append((parameter.name, kind))
     return tuple(found)
 

@@ -119,6 +119,10 @@ class Transaction:
         """The time, in UTC, as the runtime's clock tells it."""
         return datetime.fromtimestamp(self._publisher.clock.now_ms() / 1000, UTC)
 
+    def new_id(self) -> str:
+        """A fresh id for something of the caller's own (a UUIDv7: ids of one process sort as they were made)."""
+        return self._publisher.clock.new_id()
+
     async def execute(self, sql: str, *parameters: Any) -> int:
         """Run one statement; returns the number of rows that it changed."""
         _reads(sql)
@@ -272,6 +276,10 @@ class SyncTransaction:
     def now(self) -> datetime:
         """The time, in UTC."""
         return self._tx.now
+
+    def new_id(self) -> str:
+        """A fresh id for something of the caller's own."""
+        return self._tx.new_id()
 
     def execute(self, sql: str, *parameters: Any) -> int:
         """Run one statement; returns the number of rows that it changed."""

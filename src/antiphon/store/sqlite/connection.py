@@ -69,7 +69,7 @@ def _configure(connection: sqlite3.Connection, read_only: bool) -> None:
 
 def refuse_network_file_system(path: Path) -> None:
     """Raise StoreError if *path* lies on a network file system: its locks cannot be trusted."""
-    kind = _file_system(path)
+    kind = file_system(path)
     if kind in _NETWORK_FILE_SYSTEMS:
         raise StoreError(
             f"the file system is {kind}, whose locks SQLite cannot trust",
@@ -78,7 +78,8 @@ def refuse_network_file_system(path: Path) -> None:
         )
 
 
-def _file_system(path: Path) -> str:
+def file_system(path: Path) -> str:
+    """The kind of file system that *path* lies on; empty if it cannot be told."""
     folder = os.path.realpath(path if path.is_dir() else path.parent)
     if sys.platform == "darwin":
         found = subprocess.run(["/usr/bin/stat", "-f", "%T", folder], capture_output=True, text=True, check=False)

@@ -1,0 +1,10 @@
+CREATE TABLE customers (
+    customer_id TEXT PRIMARY KEY,
+    name        TEXT NOT NULL,
+    email       TEXT NOT NULL,
+    plan        TEXT NOT NULL,
+    status      TEXT NOT NULL DEFAULT 'PENDING' CHECK (status IN ('PENDING', 'ENROLLED', 'UNENROLLED')),
+    reason      TEXT,
+    points      INTEGER NOT NULL DEFAULT 0,
+    enrolled_at TEXT NOT NULL
+) WITHOUT ROWID;

@@ -1,0 +1,8 @@
+CREATE TABLE postings (
+    transaction_id INTEGER PRIMARY KEY,
+    customer_id    TEXT    NOT NULL,
+    kind           TEXT    NOT NULL,
+    points         INTEGER NOT NULL,
+    posted_at      TEXT    NOT NULL,
+    UNIQUE (customer_id, kind)  -- a customer is given the bonus of enrolling once
+);

@@ -1,0 +1,7 @@
+CREATE TABLE emails (
+    event_id   TEXT PRIMARY KEY,  -- a ticket is announced once
+    booking_id TEXT NOT NULL,
+    message_id TEXT NOT NULL,
+    recipient  TEXT NOT NULL,
+    sent_at    TEXT NOT NULL
+) WITHOUT ROWID;

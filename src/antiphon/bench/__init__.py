@@ -1,0 +1,1 @@
+"""Measures this machine: what the framework costs, as ratios to figures of the same run."""

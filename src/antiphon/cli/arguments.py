@@ -1,0 +1,70 @@
+"""Arguments that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from datetime import timedelta
+from pathlib import Path
+
+DATA = "ANTIPHON_DATA"
+_UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
+
+
+def add_app(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
+    """The application, as the argument ``app``."""
+    parser.add_argument(
+        "app",
+        metavar="APP",
+        nargs="?" if optional else None,
+        help="the application as module:attribute, looked for in the current directory too (attribute: app)",
+    )
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """The data directory, as ``data``."""
+    parser.add_argument(
+        "--data",
+        metavar="DIR",
+        type=Path,
+        default=Path(os.environ.get(DATA) or "data"),
+        help=f"the data directory (default: ${DATA}, else ./data)",
+    )
+
+
+def add_json(parser: argparse.ArgumentParser, what: str = "one JSON object") -> None:
+    """The switch to machine-readable output, as ``json``."""
+    parser.add_argument("--json", action="store_true", help=f"print {what}")
+
+
+def span(text: str) -> timedelta:
+    """A span of time such as ``90s``, ``15m``, ``24h`` or ``7d``."""
+    match = _SPAN.fullmatch(text.strip().lower())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no span of time; write 90s, 15m, 24h or 7d")
+    return timedelta(**{_UNITS[match[2]]: float(match[1])})
+
+
+def names(text: str) -> list[str]:
+    """Names with commas between them."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def positive(text: str) -> int:
+    """A whole number above zero."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above zero")
+    return int(text)
+
+
+def share(text: str) -> float:
+    """A share between 0 and 1, or in per cent."""
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share; write 0.2 or 20%")
+    return value
