@@ -169,7 +169,66 @@ class Unit(Protocol):
         """
 
 
-class Store(Protocol):
+class Log(Protocol):
+    """An append-only sequence of events, and the bell that rings when it grows."""
+
+    async def read_log(self, after_seq: int, limit: int) -> list[LoggedEvent]:
+        """Everything after a position, in order. Never skips an event that commits later."""
+
+    async def positions(self) -> dict[str, int]:
+        """The positions noted by `Unit.move_position`, by name."""
+
+    def listen(self, types: Iterable[str], wake: Callable[[], None]) -> Callable[[], None]:
+        """Call *wake* after a commit, by any process, that may have appended one of *types* (none given:
+        anything); returns the undo."""
+
+
+class Leases(Protocol):
+    """Who may run a handler. One owner at a time, and a fence against the one before."""
+
+    def neighbours(self) -> dict[str, frozenset[str]]:
+        """The services of every live worker on this store, this one included, by owner."""
+
+    async def acquire(self, handler: str, owner: str) -> Lease | None:
+        """Take the handler's lease if it is free, expired, or its owner is dead; None otherwise."""
+
+    async def renew(self, owner: str) -> frozenset[str]:
+        """Extend every lease of *owner*; returns the handlers that it still holds."""
+
+    async def release(self, lease: Lease) -> None:
+        """Give the lease back. What was IN_PROGRESS becomes due at once, and nobody is suspected."""
+
+
+class Deliveries(Protocol):
+    """What is owed to handlers: the log after a cursor, and the rows of what is not plainly done."""
+
+    async def register(self, handlers: Sequence[HandlerSpec]) -> None:
+        """Make cursors and subscriptions of handlers not seen before, at their start position."""
+
+    async def read_fresh(self, lease: Lease, types: Sequence[str], limit: int) -> list[LoggedEvent]:
+        """The next events of *types* after the cursor, in order."""
+
+    async def read_due(self, lease: Lease, limit: int) -> list[OpenDelivery]:
+        """Deliveries whose time has come, earliest first, never two of a key out of order."""
+
+    async def next_due_ms(self, lease: Lease) -> int | None:
+        """The store time at which the next delivery is due; None if none waits."""
+
+
+class Timers(Protocol):
+    """Events that wait for their time."""
+
+    def next_timer_ms(self) -> int | None:
+        """In how many milliseconds the next timer is due (0 or less: now); None if none waits."""
+
+    async def fire_timers(self, occur: Callable[[Timer], tuple[Envelope, int | None]], limit: int) -> int:
+        """Append the events of due timers, and move or end the timers, in one transaction.
+
+        *occur* gives a due timer's event, and when it is due again (None: never). Returns how many fired.
+        """
+
+
+class Store(Log, Leases, Deliveries, Timers, Protocol):
     """A service's database: its own tables and the event log. Safe for many tasks of one loop."""
 
     async def open(self) -> None:
@@ -184,53 +243,11 @@ class Store(Protocol):
     async def fetch_all(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """Read committed data without waiting for writers."""
 
-    async def register(self, handlers: Sequence[HandlerSpec]) -> None:
-        """Make cursors and subscriptions of handlers not seen before, at their start position."""
-
     def store_ms(self) -> int:
         """The store's clock, for leases and retries: no change of a wall clock moves it."""
 
-    async def acquire(self, handler: str, owner: str) -> Lease | None:
-        """Take the handler's lease if it is free, expired, or its owner is dead; None otherwise."""
-
-    async def renew(self, owner: str) -> frozenset[str]:
-        """Extend every lease of *owner*; returns the handlers that it still holds."""
-
-    async def release(self, lease: Lease) -> None:
-        """Give the lease back. What was IN_PROGRESS becomes due at once, and nobody is suspected."""
-
-    async def read_fresh(self, lease: Lease, types: Sequence[str], limit: int) -> list[LoggedEvent]:
-        """The next events after the cursor, in order. Never skips an event that commits later."""
-
-    async def read_due(self, lease: Lease, limit: int) -> list[OpenDelivery]:
-        """Deliveries whose time has come, earliest first, never two of a key out of order."""
-
-    async def read_log(self, after_seq: int, limit: int) -> list[LoggedEvent]:
-        """Everything after a position, in order."""
-
-    async def positions(self) -> dict[str, int]:
-        """The positions noted by `Unit.move_position`, by name."""
-
-    def neighbours(self) -> dict[str, frozenset[str]]:
-        """The services of every live worker on this store, this one included, by owner."""
-
     async def look_after(self) -> None:
         """The upkeep of about once a second: signs of life, missed bells, the store's own files."""
-
-    async def next_due_ms(self, lease: Lease) -> int | None:
-        """The store time at which the next delivery is due; None if none waits."""
-
-    def next_timer_ms(self) -> int | None:
-        """In how many milliseconds the next timer is due (0 or less: now); None if none waits."""
-
-    async def fire_timers(self, occur: Callable[[Timer], tuple[Envelope, int | None]], limit: int) -> int:
-        """Append the events of due timers, and move or end the timers, in one transaction.
-
-        *occur* gives a due timer's event, and when it is due again (None: never). Returns how many fired.
-        """
-
-    def listen(self, types: Iterable[str], wake: Callable[[], None]) -> Callable[[], None]:
-        """Call *wake* after a commit, by any process, that may have appended one of *types*; returns the undo."""
 
 
 class Bus(Protocol):

@@ -86,9 +86,7 @@ def test_an_event_that_kills_its_process_is_found_and_set_aside(tmp_path: Path) 
     killer = 203
     acknowledged = acknowledged_until_killed(start(tmp_path, "shared", 0, killer), 100_000)
     path = tmp_path / "victim.db"
-    for runs in range(1, 15):
-        if run_to_the_end(tmp_path, "shared", -1, killer) == 0:
-            break
+    runs = next(run for run in range(1, 15) if run_to_the_end(tmp_path, "shared", -1, killer) == 0)
     assert 2 <= runs <= 12
     dead = rows(
         path,

@@ -4,9 +4,9 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from tests.runtime.kit import running
 
 from antiphon import Delivery, Event, Reject, Retry, Service, Transaction, hours, seconds
+from tests.runtime.kit import running
 
 pytestmark = pytest.mark.anyio
 

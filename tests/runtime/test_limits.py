@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from tests.runtime.kit import running
-from tests.runtime.test_handling import NO_JITTER, Ordered
 
 from antiphon import Rate, Service, minutes
+from tests.runtime.kit import running
+from tests.runtime.test_handling import NO_JITTER, Ordered
 
 pytestmark = pytest.mark.anyio
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
-from tests.runtime.kit import running
-from tests.runtime.test_handling import NO_JITTER, Billed, Ordered, shop
 
 from antiphon import Retry, Service, SyncTransaction, Transaction, seconds
+from tests.runtime.kit import running
+from tests.runtime.test_handling import NO_JITTER, Billed, Ordered, shop
 
 pytestmark = pytest.mark.anyio
 

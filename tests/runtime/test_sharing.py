@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
-from tests.runtime.kit import running
-from tests.runtime.test_handling import NO_JITTER, Billed, Ordered
 
 from antiphon import Service, Transaction
 from antiphon.errors import LeaseLost
 from antiphon.testing.clock import VirtualClock
+from tests.runtime.kit import running
+from tests.runtime.test_handling import NO_JITTER, Billed, Ordered
 
 pytestmark = pytest.mark.anyio
 

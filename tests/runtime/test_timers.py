@@ -4,11 +4,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from tests.runtime.kit import World, running
-from tests.runtime.test_handling import Ordered
 
 from antiphon import Service, hours, minutes
 from antiphon.testing.clock import START_MS, VirtualClock
+from tests.runtime.kit import World, running
+from tests.runtime.test_handling import Ordered
 
 pytestmark = pytest.mark.anyio
 

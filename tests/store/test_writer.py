@@ -74,7 +74,7 @@ async def test_a_cancelled_waiter_does_not_strand_the_group(store: SqliteStore) 
 
 
 async def test_a_full_disk_is_said_and_loses_nothing_acknowledged(store: SqliteStore) -> None:
-    """When no page can be had, the error is StoreFull, nothing half-done stays, and work goes on once there is room."""
+    """When no page can be had, the error says so, nothing half-done stays, and work goes on once there is room."""
     await note(store, 1)
     pages = store.writer.connection.execute("PRAGMA page_count").fetchone()[0]
     store.writer.connection.execute(f"PRAGMA max_page_count = {pages + 2}")
@@ -109,14 +109,14 @@ async def test_a_lock_held_for_too_long_is_an_error(store: SqliteStore, monkeypa
     monkeypatch.setattr(writers, "FOREIGN_LOCK_MS", 5)
     foreign = sqlite3.connect(store.path, isolation_level=None)
     foreign.execute("BEGIN IMMEDIATE")
-    with pytest.raises(StoreLocked, match="notes.db"):
+    with pytest.raises(StoreLocked, match=r"notes\.db"):
         await note(store, 1)
     foreign.close()
     await note(store, 1)
 
 
 def test_the_wal_reset_race_is_known_by_version() -> None:
-    """Builds before the fix, and only those, are said to have the race; our connections never checkpoint by themselves."""
+    """Builds before the fix, and only those, are said to have the race."""
     assert has_wal_reset_race((3, 40, 1))
     assert has_wal_reset_race((3, 51, 2))
     assert has_wal_reset_race((3, 50, 6))
