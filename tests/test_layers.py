@@ -21,7 +21,7 @@ FLOORS = (
     {"service"},
     {"app"},
     {"__init__"},
-    {"gateway", "console", "cli", "demo", "testing"},
+    {"gateway", "console", "cli", "demo", "testing", "sqlalchemy"},
     {"__main__"},
 )
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}

@@ -1,4 +1,4 @@
-CREATE TABLE postings (
+CREATE TABLE IF NOT EXISTS postings (
     transaction_id INTEGER PRIMARY KEY,
     customer_id    TEXT    NOT NULL,
     kind           TEXT    NOT NULL,

@@ -73,26 +73,33 @@ async def show(booking_id: str, tx: Transaction) -> dict[str, Any]:
     return dict(row)
 
 
-@booking.on(PaymentConfirmed, SeatAssigned, TicketIssued, retry=retries.DATABASE)
-async def progress(step: PaymentConfirmed | SeatAssigned | TicketIssued, tx: Transaction) -> None:
-    """One handler for all the steps, so that they are seen in their order, whatever is retried."""
-    if isinstance(step, PaymentConfirmed):
-        await tx.execute("UPDATE bookings SET status = 'PAID' WHERE booking_id = ?", step.booking_id)
-    elif isinstance(step, SeatAssigned):
-        await tx.execute(
-            "UPDATE bookings SET status = 'SEATED', seat = ? WHERE booking_id = ?", step.seat, step.booking_id
-        )
-    else:
-        await tx.execute(
-            "UPDATE bookings SET status = 'TICKETED', ticket = ? WHERE booking_id = ?", step.ticket, step.booking_id
-        )
+@booking.on(PaymentConfirmed, PaymentFailed, SeatAssigned, PaymentRefunded, TicketIssued, retry=retries.DATABASE)
+async def follow(
+    step: PaymentConfirmed | PaymentFailed | SeatAssigned | PaymentRefunded | TicketIssued, tx: Transaction
+) -> None:
+    """Write down how far the booking has come.
 
-
-@booking.on(PaymentFailed, PaymentRefunded, retry=retries.DATABASE)
-async def cancel(end: PaymentFailed | PaymentRefunded, tx: Transaction) -> None:
-    """CANCELLED means that the passenger has all the money: none was taken, or it has been given back."""
+    One handler for all the steps: the order of a booking's events holds within a handler, whatever is tried again,
+    and not between two. CANCELLED means that the passenger has all the money, and is final, as TICKETED is.
+    """
+    changes: dict[str, str]
+    match step:
+        case PaymentConfirmed():
+            changes = {"status": "PAID"}
+        case SeatAssigned(seat=seat):
+            changes = {"status": "SEATED", "seat": seat}
+        case TicketIssued(ticket=ticket):
+            changes = {"status": "TICKETED", "ticket": ticket}
+        case PaymentFailed(reason=reason) | PaymentRefunded(reason=reason):
+            changes = {"status": "CANCELLED", "reason": reason}
     await tx.execute(
-        "UPDATE bookings SET status = 'CANCELLED', reason = ? WHERE booking_id = ?", end.reason, end.booking_id
+        "UPDATE bookings SET status = ?, seat = coalesce(?, seat), ticket = ?, reason = ? "
+        "WHERE booking_id = ? AND status NOT IN ('TICKETED', 'CANCELLED')",
+        changes["status"],
+        changes.get("seat"),
+        changes.get("ticket"),
+        changes.get("reason"),
+        step.booking_id,
     )
 
 

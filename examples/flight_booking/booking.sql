@@ -1,4 +1,4 @@
-CREATE TABLE bookings (
+CREATE TABLE IF NOT EXISTS bookings (
     booking_id TEXT PRIMARY KEY,
     flight     TEXT NOT NULL,
     passenger  TEXT NOT NULL,

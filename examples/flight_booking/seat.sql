@@ -1,9 +1,9 @@
-CREATE TABLE flights (
+CREATE TABLE IF NOT EXISTS flights (
     flight TEXT PRIMARY KEY,
     sold   INTEGER NOT NULL
 ) WITHOUT ROWID;
 
-CREATE TABLE seats (
+CREATE TABLE IF NOT EXISTS seats (
     flight     TEXT NOT NULL,
     seat       TEXT NOT NULL,
     booking_id TEXT NOT NULL UNIQUE,  -- a booking has one seat

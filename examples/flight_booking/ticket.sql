@@ -1,4 +1,4 @@
-CREATE TABLE tickets (
+CREATE TABLE IF NOT EXISTS tickets (
     number     INTEGER PRIMARY KEY,
     booking_id TEXT NOT NULL UNIQUE,  -- a booking has one ticket
     flight     TEXT NOT NULL,

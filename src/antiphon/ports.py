@@ -100,8 +100,9 @@ class Starting(msgspec.Struct, frozen=True):
     alone: bool = False
 
 
-#: Listening to this "type" wakes at a new timer.
+#: Listening to these "types" wakes at a new timer, and at a new redrive.
 TIMER_SET = "antiphon.timer-set"
+REDRIVE_SET = "antiphon.redrive-set"
 TimerClock = Literal["store", "wall"]
 
 
@@ -156,15 +157,16 @@ class Unit(Protocol):
     async def move_position(self, name: str, seq: int) -> None:
         """Note that everything up to *seq* of *name* has been taken. Positions never go back."""
 
-    async def open_keys(self, lease: Lease, keys: Sequence[str]) -> frozenset[str]:
-        """Which of *keys* have a delivery of the handler that is not over."""
+    async def open_keys(self, lease: Lease, keys: Iterable[str]) -> frozenset[str]:
+        """Which of *keys* have a delivery of the handler that is not over. Without any, *keys* is not read."""
 
     async def pause(self, lease: Lease, until_ms: int | None, reason: str | None) -> None:
         """Record that the handler is paused until a store time, or (None) that it runs again. Fenced."""
 
-    async def settle(self, lease: Lease, results: Sequence[Settled], upto_seq: int) -> None:
+    async def settle(self, lease: Lease, results: Sequence[Settled], upto_seq: int, plain: int = 0) -> None:
         """Apply verdicts, keep order by key, move the cursor to *upto_seq*.
 
+        *plain*: how many fresh events took effect at once; they leave no row, and need not be in *results*.
         Raises LeaseLost, and changes nothing, if the lease's epoch is no longer the handler's.
         """
 
@@ -202,8 +204,12 @@ class Leases(Protocol):
 class Deliveries(Protocol):
     """What is owed to handlers: the log after a cursor, and the rows of what is not plainly done."""
 
-    async def register(self, handlers: Sequence[HandlerSpec]) -> None:
-        """Make cursors and subscriptions of handlers not seen before, at their start position."""
+    async def register(self, handlers: Sequence[HandlerSpec], elsewhere: Sequence[HandlerSpec] = ()) -> None:
+        """Make cursors and subscriptions of handlers not seen before, at their start position.
+
+        *handlers* are all that their services have; those *elsewhere* are run by other processes on the
+        same store, and are owed events from now on too.
+        """
 
     async def read_fresh(self, lease: Lease, types: Sequence[str], limit: int) -> list[LoggedEvent]:
         """The next events of *types* after the cursor, in order."""
@@ -269,6 +275,12 @@ class Bus(Protocol):
     async def receive(self, after: Mapping[str, int], limit: int) -> list[LoggedEvent]:
         """The next events of each type after its position, in the bus's order. All events of these types
         up to the last one returned are among them."""
+
+    async def expect(self, receivers: Mapping[str, Sequence[str]]) -> None:
+        """Keep events of these types for each receiver, whether it runs yet or not, until it has taken them.
+
+        The receivers are all that there are; what a former one has not taken is kept until it is forgotten.
+        """
 
     async def report(self, receiver: str, seq: int) -> None:
         """Say that *receiver* has taken everything up to *seq*, so that it need not be kept for it."""

@@ -182,11 +182,16 @@ class Service:
         def declare(fn: F) -> F:
             source = place_of(fn)
             names = _names_around(fn)
+            if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+                raise DeclarationError(
+                    f"route {fn.__name__!r} yields, which it cannot", where=source, mend="Return a StreamingResponse"
+                )
 
             def build() -> RouteSpec:
-                hints = signatures.resolve(fn, names, source)
-                publishes = signatures.events_in_result(hints)
-                return RouteSpec(self.name, method, path, fn, publishes, source, dict(options))
+                hints = signatures.resolve(fn, names, source, extras=True)
+                publishes = signatures.events_in_result(signatures.resolve(fn, names, source))
+                injected = signatures.injected(fn, hints, source)
+                return RouteSpec(self.name, method, path, fn, publishes, source, dict(options), hints, injected)
 
             self._routes[method, path] = _Lazy(build)
             return fn

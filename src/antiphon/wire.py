@@ -36,6 +36,7 @@ __all__ = [
     "strict_json",
     "to_binary",
     "to_structured",
+    "valid_traceparent",
 ]
 
 STRUCTURED = "application/cloudevents+json"
@@ -56,7 +57,9 @@ _MEDIA_TYPE = re.compile(r"[\w!#$&^.+*-]+/[\w!#$&^.+*-]+\s*(;.*)?", re.ASCII | r
 _JSON_TYPE = re.compile(
     r"(applications?|text)/([\w.-]+\+)?json(\s*;.*)?", re.ASCII | re.DOTALL | re.IGNORECASE
 )
-_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+_TRACEPARENT = re.compile(
+    r"(?!ff)(00(?=.{53}$)|(?!00)[0-9a-f]{2})-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?"
+)
 # CloudEvents HTTP binding, 3.1.3.2: printable ASCII but space, double quote and percent.
 _HEADER_SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
 
@@ -175,6 +178,11 @@ def from_http(
     return [from_binary(headers, body, received_ms=received_ms, limit=limit)]
 
 
+def valid_traceparent(text: str) -> str | None:
+    """*text* if it is a ``traceparent``; W3C Trace Context 3.2.2 has anything else ignored."""
+    return text if _TRACEPARENT.fullmatch(text) else None
+
+
 def is_json(content_type: str) -> bool:
     """Whether data of *content_type* is JSON text."""
     return _JSON_TYPE.fullmatch(content_type) is not None
@@ -238,7 +246,6 @@ def _envelope(attributes: Attributes, data: bytes, prefix: str, received_ms: int
     version = texts["specversion"]
     if version != "1.0":
         _refuse(f"{prefix}specversion", f"version {version!r} of CloudEvents is unknown; known: 1.0")
-    traceparent = texts.get("traceparent", "")
     return Envelope(
         id=texts["id"],
         type=texts["type"],
@@ -249,8 +256,7 @@ def _envelope(attributes: Attributes, data: bytes, prefix: str, received_ms: int
         data=data,
         correlation_id=texts.get("correlationid") or texts["id"],
         causation_id=texts.get("causationid") or None,
-        # W3C Trace Context 3.2.2: a traceparent that is no such thing is ignored.
-        traceparent=traceparent if _TRACEPARENT.fullmatch(traceparent) else None,
+        traceparent=valid_traceparent(texts.get("traceparent", "")),
     )
 
 

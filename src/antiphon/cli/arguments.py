@@ -34,7 +34,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_json(parser: argparse.ArgumentParser, what: str = "one JSON object") -> None:
+def add_json(parser: argparse._ActionsContainer, what: str = "one JSON object") -> None:
     """The switch to machine-readable output, as ``json``."""
     parser.add_argument("--json", action="store_true", help=f"print {what}")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
 from pathlib import Path
 
 from antiphon.cli import arguments, output
@@ -38,8 +37,7 @@ def _check(options: argparse.Namespace) -> int:
     errors = sum(finding.severity == "error" for finding in findings)
     warnings = len(findings) - errors
     if options.json:
-        listed = [asdict(finding) for finding in findings]
-        output.emit({"app": app.name, "errors": errors, "warnings": warnings, "findings": listed})
+        output.emit({"app": app.name, "errors": errors, "warnings": warnings, "findings": findings})
     else:
         for finding in findings:
             print(f"{_here(finding.where)}: {finding.severity}: {finding.what} [{finding.code}]")
@@ -54,7 +52,7 @@ def _graph(options: argparse.Namespace) -> int:
     app = load(options.app)
     drawn = choreography.graph(app.specs)
     if options.json:
-        output.emit(asdict(drawn))
+        output.emit(drawn)
     elif options.svg is None:
         print(drawing.mermaid(drawn), end="")
     elif options.svg == "-":

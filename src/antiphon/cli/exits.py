@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from enum import IntEnum
 
-from antiphon.errors import AntiphonError, DeclarationError, InvalidEvent, StoreError
+from antiphon.errors import AntiphonError, DeclarationError, InvalidEvent, NotFound, StoreError
 
 
 class Exit(IntEnum):
@@ -32,7 +32,7 @@ MEANINGS: dict[Exit, str] = {
     Exit.REFUSED: "it cannot be done here: a port that is taken, an extra that is not installed",
     Exit.BUG: "an error that nobody foresaw; `--debug` shows its traceback",
     Exit.INTERRUPTED: "interrupted (Ctrl-C); of `run`, a second time, so that it did not drain",
-    Exit.BROKEN_PIPE: "the reader of the output went away (`| head`)",
+    Exit.BROKEN_PIPE: "the reader of the output went away (such as `head`)",
     Exit.TERMINATED: "`run` was told to terminate a second time, and did not drain",
 }
 
@@ -40,6 +40,7 @@ MEANINGS: dict[Exit, str] = {
 _CODES: tuple[tuple[type[AntiphonError], Exit], ...] = (
     (StoreError, Exit.STORE),
     (InvalidEvent, Exit.FINDINGS),
+    (NotFound, Exit.FINDINGS),
     (DeclarationError, Exit.USAGE),
 )
 

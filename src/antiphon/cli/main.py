@@ -35,7 +35,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "run": Command("run an application until it is told to stop", "antiphon.cli.run:run"),
     "dev": Command("run an application, again at every change of its code", "antiphon.cli.dev:dev"),
-    "demo": Command("show the flight-booking system, live", "antiphon.demo:run", delegated=True),
+    "demo": Command("show the flight-booking system, live", "antiphon.cli.demo:run", delegated=True),
     "bench": Command("measure this machine", "antiphon.cli.bench:run", delegated=True),
     "check": Command("find mistakes in who publishes what to whom", "antiphon.cli.choreography:check"),
     "graph": Command("draw who publishes what to whom", "antiphon.cli.choreography:graph"),
@@ -69,6 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # What is still buffered has no reader; flushing it at the end of the program would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.BROKEN_PIPE
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _say(error, f"antiphon: {where}{error.strerror or error}.", Exit.REFUSED, debug)
     except Exception as error:  # noqa: BLE001  the last place that can put it in words
         hint = "Please report it, with what `--debug` shows."
         return _say(error, f"antiphon: {type(error).__name__}: {error}\n{hint}", Exit.BUG, debug)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import unicodedata
@@ -19,8 +18,10 @@ def say(text: str) -> None:
 
 
 def emit(value: Any) -> None:
-    """*value* as one line of JSON, on stdout."""
-    print(json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False), flush=True)
+    """*value*, a view or plain, as one line of JSON, on stdout."""
+    import msgspec
+
+    print(msgspec.json.encode(value).decode(), flush=True)
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -63,18 +64,6 @@ def size(count: int) -> str:
             return f"{count:.4g} {unit}"
         count /= 1024  # type: ignore[assignment]
     return f"{count:.4g} GiB"
-
-
-def data_of(data: bytes) -> Any:
-    """An event's data for JSON output: its value, or the text of what is no JSON."""
-    try:
-        return json.loads(data, parse_constant=_no_number)
-    except ValueError:
-        return {"undecodable": data.decode("utf-8", "backslashreplace")}
-
-
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
 
 
 def _pad(text: str, width: int, right: bool) -> str:

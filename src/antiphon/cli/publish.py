@@ -23,9 +23,7 @@ def publish(parser: argparse.ArgumentParser) -> None:
     """Give *parser* the arguments of ``publish``."""
     arguments.add_app(parser)
     parser.add_argument("type", metavar="TYPE", help="the name of the event type")
-    data = parser.add_mutually_exclusive_group()
-    data.add_argument("file", metavar="FILE", nargs="?", default="-", help="the event's JSON (default: stdin)")
-    data.add_argument("--data-json", metavar="TEXT", help="the event's JSON itself")
+    add_event_data(parser)
     parser.add_argument("--service", metavar="NAME", help="who publishes it (default: who declares that it does)")
     arguments.add_data(parser)
     arguments.add_json(parser)
@@ -34,10 +32,14 @@ def publish(parser: argparse.ArgumentParser) -> None:
 
 
 def _publish(options: argparse.Namespace) -> int:
+    from antiphon.model.jsontext import strict_json
+
     app = load(options.app)
     event_type = _event_type(app, options.type)
     service = app.producer_of(event_type) if options.service is None else _service(app, options.service)
-    event = event_type.decode(_read(options.data_json, options.file), event_type.version)
+    data = read_data(options)
+    strict_json(data, limit=app.max_payload, type_name=event_type.name)
+    event = event_type.decode(data, event_type.version)
     path = options.data / f"{service if app.own_stores else app.name}.db"
     if not path.exists():
         output.say(f"{path} is made now: the application has not run there yet")
@@ -92,9 +94,18 @@ def _service(app: App, name: str) -> str:
     return name
 
 
-def _read(text: str | None, file: str) -> bytes:
-    if text is not None:
-        return text.encode("utf-8", "surrogateescape")
+def add_event_data(parser: argparse.ArgumentParser) -> None:
+    """The event's JSON, for `read_data`."""
+    data = parser.add_mutually_exclusive_group()
+    data.add_argument("--file", metavar="FILE", default="-", help="a file with the event's JSON (default: stdin)")
+    data.add_argument("--data-json", metavar="TEXT", help="the event's JSON itself")
+
+
+def read_data(options: argparse.Namespace) -> bytes:
+    """The bytes that `add_event_data` lets the user name. Raises CommandError if there is no such file."""
+    if options.data_json is not None:
+        return str(options.data_json).encode("utf-8", "surrogateescape")
+    file = str(options.file)
     if file == "-":
         if sys.stdin.isatty():
             output.say("reading the event's JSON from the terminal; Ctrl-D ends it")

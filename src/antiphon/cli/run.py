@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from antiphon.cli import arguments, output
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from antiphon.app import App
 
 GATEWAY = "gateway"
+DEFAULT_PORT = 8000
 LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -68,9 +68,7 @@ async def _until_stopped(app: App, options: argparse.Namespace) -> int:
             else:
                 from antiphon.gateway.application import serve
 
-                ingress = _is_ingress(options)
-                port = options.port if options.port is not None else 8000 if ingress else 0
-                async with serve(app, runtime, host=options.host, port=port, ingress=ingress) as address:
+                async with serve(app, runtime, host=options.host, port=_port(options)) as address:
                     await _serving(app, options, address.url, stopped)
         finally:
             await runtime.stop(options.grace.total_seconds())
@@ -85,16 +83,25 @@ def _services(options: argparse.Namespace) -> list[str] | None:
     return [name for name in options.services if name != GATEWAY]
 
 
-def _is_ingress(options: argparse.Namespace) -> bool:
-    """Whether clients come here; if not, only the gateway of another process does."""
-    return options.port is not None or not _services(options)
+def _port(options: argparse.Namespace) -> int:
+    """The gateway's port. Services alone are reached through the gateway of another process: any will do."""
+    if options.port is not None:
+        return int(options.port)
+    is_public = not options.services or GATEWAY in options.services
+    return DEFAULT_PORT if is_public else 0
 
 
 async def _serving(app: App, options: argparse.Namespace, url: str | None, stopped: asyncio.Event) -> None:
     """Say what runs where, then wait for a signal."""
+    _announce(app, options, url)
+    await stopped.wait()
+    output.say("draining")
+
+
+def _announce(app: App, options: argparse.Namespace, url: str | None) -> None:
     here = _services(options)
     services = list(app.services) if here is None else here
-    data = str(Path(options.data).resolve())
+    data = os.path.realpath(options.data)
     output.say(f"{app.name}: {', '.join(services) or 'no services'}, data in {data}")
     if url is not None:
         output.say(f"gateway {url}")
@@ -103,8 +110,6 @@ async def _serving(app: App, options: argparse.Namespace, url: str | None, stopp
     if options.json:
         facts = {"ready": True, "app": app.name, "services": services, "url": url, "data": data, "pid": os.getpid()}
         output.emit(facts)
-    await stopped.wait()
-    output.say("draining")
 
 
 def _stop_on_signals() -> asyncio.Event:

@@ -18,11 +18,11 @@ log = logging.getLogger("antiphon.demo")
 GOOD_CARD, DECLINED_CARD = "4242 4242 4242 4242", "4000 0000 0000 0002"
 DECLINED_SHARE = 0.08
 #: So many bookings are for the few flights with the fewest seats, which are soon full.
-POPULAR_SHARE, POPULAR_FLIGHTS = 0.10, 6
+POPULAR_SHARE, POPULAR_FLIGHTS = 0.15, 3
 #: So many requests are sent twice with one Idempotency-Key, as by a client that got no answer.
 TWICE_SHARE = 0.03
 
-_IN_FLIGHT = 64
+_IN_FLIGHT = 32
 _TICK_S = 0.01
 _POST_ATTEMPTS = 5
 _FIRST_NAMES = ("Ada", "Alan", "Barbara", "Edsger", "Frances", "Grace", "Jim", "Leslie", "Radia", "Tony")
@@ -56,9 +56,7 @@ class Fed:
 class Feeder:
     """Posts *rate* bookings a second until it is stopped; no more than the gateway keeps up with."""
 
-    def __init__(
-        self, url: str, flights: Sequence[BookableFlight], rate: float, chance: Chance, clock: Clock
-    ) -> None:
+    def __init__(self, url: str, flights: Sequence[BookableFlight], rate: float, chance: Chance, clock: Clock) -> None:
         self.fed = Fed()
         self._url = f"{url.rstrip('/')}/bookings"
         self._flights = [flight.number for flight in flights]

@@ -32,7 +32,6 @@ class HandlerSpec:
     concurrency: int = 1
     rate: Rate | None = None
     timeout: timedelta | None = None
-    calls_outside: bool = False
 
     @property
     def type_names(self) -> tuple[str, ...]:
@@ -53,7 +52,10 @@ class ScheduleSpec:
 
 @dataclass(frozen=True)
 class RouteSpec:
-    """One HTTP route; *options* go to FastAPI as they are."""
+    """One HTTP route; *options* go to FastAPI as they are.
+
+    *hints* are its resolved annotations; *injected* names the parameters that the runtime gives.
+    """
 
     service: str
     method: str
@@ -62,6 +64,8 @@ class RouteSpec:
     publishes: tuple[EventType, ...]
     source: str
     options: dict[str, Any] = field(default_factory=dict)
+    hints: dict[str, Any] = field(default_factory=dict)
+    injected: tuple[tuple[str, ParameterKind], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,7 @@ NO_FINGERPRINT = "0000000000"
 _REPR_LIMIT = 500
 
 
-class View(msgspec.Struct, frozen=True, kw_only=True):
-    """The base of all views."""
-
-
-class RawData(View):
+class RawData(msgspec.Struct, frozen=True, kw_only=True):
     """Data that is no JSON text: why not, its bytes, and their first part to read."""
 
     why: str
@@ -35,7 +31,7 @@ class RawData(View):
     text: str
 
 
-class LoggedView(View):
+class LoggedView(msgspec.Struct, frozen=True, kw_only=True):
     """An event in the log of *store*, at position *seq*.
 
     *data* is its JSON value; bytes that are none are in *raw*. *only_for* names the one handler that is owed
@@ -59,7 +55,7 @@ class LoggedView(View):
     raw: RawData | None = None
 
 
-class AttemptView(View):
+class AttemptView(msgspec.Struct, frozen=True, kw_only=True):
     """One attempt, or a person's act between two of them.
 
     *outcome*: ``completed``, ``failed``, ``crashed``, ``probe`` (failed, and did not count), ``redriven``.
@@ -73,7 +69,7 @@ class AttemptView(View):
     traceback: str | None = None
 
 
-class DeliveryView(View):
+class DeliveryView(msgspec.Struct, frozen=True, kw_only=True):
     """One event owed to one handler: where it stands, since when, every attempt, and why it ended so.
 
     *attempts* counts what the retry policy counts; *due_ms* is when it may run next. *waits_for* is the id
@@ -94,7 +90,7 @@ class DeliveryView(View):
     history: tuple[AttemptView, ...] = ()
 
 
-class TraceNode(View):
+class TraceNode(msgspec.Struct, frozen=True, kw_only=True):
     """An event of a trace: *depth* steps below the one that began it, in the logs of *stores*."""
 
     depth: int
@@ -103,7 +99,7 @@ class TraceNode(View):
     stores: tuple[str, ...]
 
 
-class TracePart(View):
+class TracePart(msgspec.Struct, frozen=True, kw_only=True):
     """What one store knows of a correlation. *truncated*: there are more events than were read."""
 
     correlation_id: str
@@ -112,7 +108,7 @@ class TracePart(View):
     truncated: bool = False
 
 
-class Trace(View):
+class Trace(msgspec.Struct, frozen=True, kw_only=True):
     """All that belongs together, each event right below the one that caused it (depth first)."""
 
     correlation_id: str
@@ -120,7 +116,7 @@ class Trace(View):
     truncated: bool = False
 
 
-class StatusCounts(View):
+class StatusCounts(msgspec.Struct, frozen=True, kw_only=True):
     """How many deliveries of a handler have a row, by status. *parked* wait behind an earlier event."""
 
     parked: int = 0
@@ -141,7 +137,7 @@ class StatusCounts(View):
         return self.error + self.failed
 
 
-class HandlerStatus(View):
+class HandlerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One handler's state.
 
     *lag* counts the events after its cursor that it is owed; open deliveries come on top. It is an upper
@@ -173,7 +169,7 @@ class HandlerStatus(View):
         return self.lag + self.counts.open
 
 
-class PositionView(View):
+class PositionView(msgspec.Struct, frozen=True, kw_only=True):
     """How far an inlet or an outlet has come in a log that has *head* positions."""
 
     store: str
@@ -183,7 +179,7 @@ class PositionView(View):
     updated_ms: int
 
 
-class DeadLetterFilter(View):
+class DeadLetterFilter(msgspec.Struct, frozen=True, kw_only=True):
     """Which dead letters are meant; what is None does not matter.
 
     *group* is the start of a fingerprint, *text* part of the message, reason, key, id or data.
@@ -200,7 +196,7 @@ class DeadLetterFilter(View):
     archived: bool = False
 
 
-class DeadLetterView(View):
+class DeadLetterView(msgspec.Struct, frozen=True, kw_only=True):
     """A delivery that was set aside. *group* and *handler* name it together with *event_id*."""
 
     store: str
@@ -222,7 +218,7 @@ class DeadLetterView(View):
     archived: str | None
 
 
-class DeadLetterDetail(View):
+class DeadLetterDetail(msgspec.Struct, frozen=True, kw_only=True):
     """All that is known of one dead letter."""
 
     letter: DeadLetterView
@@ -232,7 +228,7 @@ class DeadLetterDetail(View):
     history: tuple[AttemptView, ...]
 
 
-class DeadLetterGroup(View):
+class DeadLetterGroup(msgspec.Struct, frozen=True, kw_only=True):
     """Dead letters of one failure: exception type, normalised message, own-code frame."""
 
     store: str
@@ -245,7 +241,7 @@ class DeadLetterGroup(View):
     example: str
 
 
-class RedrivePlan(View):
+class RedrivePlan(msgspec.Struct, frozen=True, kw_only=True):
     """What a redrive would do; nothing is changed by it."""
 
     store: str
@@ -255,7 +251,7 @@ class RedrivePlan(View):
     examples: tuple[DeadLetterView, ...]
 
 
-class RedriveJob(View):
+class RedriveJob(msgspec.Struct, frozen=True, kw_only=True):
     """A redrive of many, frozen at submit: how it is done and how far it is.
 
     *state*: ``canary`` (one has gone ahead), ``running``, ``settling`` (all have gone, some outcomes are
@@ -288,7 +284,7 @@ class RedriveJob(View):
         return self.state in ("done", "stopped", "cancelled")
 
 
-class Forgotten(View):
+class Forgotten(msgspec.Struct, frozen=True, kw_only=True):
     """A handler that is owed nothing any more, and what it left: unhandled events, open and dead deliveries."""
 
     handler: str
@@ -297,7 +293,7 @@ class Forgotten(View):
     dead: int
 
 
-class BackupReport(View):
+class BackupReport(msgspec.Struct, frozen=True, kw_only=True):
     """A checked copy: *problems* is empty when it is sound."""
 
     path: str

@@ -31,13 +31,15 @@ class UnresolvedName(DeclarationError):
     """An annotation names something that does not exist (yet)."""
 
 
-def resolve(fn: Callable[..., Any], local_names: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The annotations of *fn* as objects.
+def resolve(
+    fn: Callable[..., Any], local_names: Mapping[str, Any], where: str, *, extras: bool = False
+) -> dict[str, Any]:
+    """The annotations of *fn* as objects; with *extras* as they stand within ``Annotated``.
 
     Raises UnresolvedName where one is not defined yet, DeclarationError where one makes no sense.
     """
     try:
-        return typing.get_type_hints(fn, localns=dict(local_names) or None)
+        return typing.get_type_hints(fn, localns=dict(local_names) or None, include_extras=extras)
     except (NameError, AttributeError) as error:
         raise UnresolvedName(
             f"an annotation cannot be resolved: {error}",
@@ -130,6 +132,35 @@ def parameters(
     return tuple(found)
 
 
+def injected(
+    fn: Callable[..., Any], hints: Mapping[str, Any], where: str
+) -> tuple[tuple[str, ParameterKind], ...]:
+    """The parameters of a route that the runtime gives; all others are the web framework's.
+
+    Raises DeclarationError for one that a route has no use for.
+    """
+    found: list[tuple[str, ParameterKind]] = []
+    for name in inspect.signature(fn).parameters:
+        kind = _given_kind(hints.get(name))
+        if kind is None:
+            continue
+        if kind == "delivery":
+            raise DeclarationError(
+                f"parameter {name!r} is a Delivery, which only a handler has", where=where, mend="Leave it out"
+            )
+        _check_colour(kind, name, inspect.iscoroutinefunction(fn), where)
+        found.append((name, kind))
+    return tuple(found)
+
+
+def _given_kind(annotation: object) -> ParameterKind | None:
+    """What a parameter of that type is given, whatever the function; None: nothing."""
+    for cls in getattr(annotation, "__mro__", ()):
+        if kind := _KINDS.get((cls.__module__.partition(".")[0], cls.__name__)):
+            return kind
+    return None
+
+
 def _kind(
     parameter: inspect.Parameter, hints: Mapping[str, Any], events: tuple[EventType, ...], where: str
 ) -> ParameterKind:
@@ -143,9 +174,8 @@ def _kind(
     if name not in hints:
         raise _not_allowed(name, "has no annotation", events, where)
     annotation = hints[name]
-    for cls in getattr(annotation, "__mro__", ()):
-        if kind := _KINDS.get((cls.__module__.partition(".")[0], cls.__name__)):
-            return kind
+    if kind := _given_kind(annotation):
+        return kind
     members = tuple(member for member in _members(annotation) if isinstance(member, type))
     missing = [event_type.name for event_type in events if not issubclass(event_type.cls, members)]
     if missing and (len(missing) < len(events) or any(map(event_type_or_none, members))):

@@ -33,9 +33,7 @@ def merge(parts: Sequence[TracePart]) -> Trace:
         )
         for depth, event in depth_first(events.values())
     )
-    return Trace(
-        correlation_id=correlations.pop(), nodes=nodes, truncated=any(part.truncated for part in parts)
-    )
+    return Trace(correlation_id=correlations.pop(), nodes=nodes, truncated=any(part.truncated for part in parts))
 
 
 def depth_first(events: Iterable[LoggedView]) -> list[tuple[int, LoggedView]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from antiphon.errors import InvalidEvent, NotAnnotated, Reject
 from antiphon.model.delivery import DeadLetter, Done, RetryAt, Status
@@ -12,13 +13,13 @@ from antiphon.policy import budget as budgets
 from antiphon.policy import circuit as circuits
 from antiphon.policy.attempts import crash_verdict, decide, expired
 from antiphon.policy.fingerprint import failure_of
+from antiphon.policy.words import describe
 from antiphon.ports import Clock, LoggedEvent, OpenDelivery, Settled, Store
 
 _DONE = Done()
 
 
-@dataclass(slots=True)
-class Attempt:
+class Attempt(msgspec.Struct, gc=False):
     """One execution of a delivery, about to happen. *number* counts from 1."""
 
     event: LoggedEvent
@@ -68,13 +69,13 @@ class Judge:
         burns = own_fault or circuits.burns_attempt(self.circuit)
         verdict: DeadLetter | RetryAt | Done
         if isinstance(error, NotAnnotated):
-            verdict = DeadLetter(Status.ERROR, str(error))
+            verdict = DeadLetter(Status.ERROR, describe(error))
         elif burns:
             verdict = decide(retry, error, attempt.number, attempt.first_ms, now, self._clock.random())
         else:
             verdict = expired(retry, attempt.first_ms, now) or RetryAt(now)
         if not own_fault:
-            self.last_error = f"{type(error).__name__}: {error}"[:500]
+            self.last_error = describe(error)
             self.circuit = circuits.after_failure(self.circuit, attempt.event.seq, now, self._clock.random())
         return Settled(
             attempt.event, verdict, attempt.fresh, attempt.number, attempt.first_ms, failure_of(error), burns
@@ -87,13 +88,15 @@ class Judge:
             return None
         return Settled(attempt.event, verdict, attempt.fresh, attempt.number, attempt.first_ms, burns=False)
 
-    def admit(self, waiting: Sequence[OpenDelivery]) -> list[Attempt]:
-        """The waiting deliveries that may run now: retries as far as the budget goes."""
+    def admit(self, waiting: Sequence[OpenDelivery], most: int) -> list[Attempt]:
+        """The waiting deliveries that may run now, at most so many: retries as far as the budget goes."""
         now = self._store.store_ms()
         left = budgets.allowance(self.budget, now)
-        admitted = []
+        admitted: list[Attempt] = []
         retries = 0
         for delivery in waiting:
+            if len(admitted) == most:
+                break
             if delivery.attempts and not delivery.suspect:
                 if retries == left:
                     continue

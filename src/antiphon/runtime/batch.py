@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
-from antiphon.errors import StoreError
 from antiphon.model.envelope import Envelope
+from antiphon.policy.words import describe
 from antiphon.ports import Lease, LoggedEvent, Settled, Starting, Store, Unit
 from antiphon.runtime.attempt import Attempt, Judge
-from antiphon.runtime.invoke import Invoker, Suspended
+from antiphon.runtime.invoke import Invoker, Suspended, as_failure
+from antiphon.runtime.signals import finish
 from antiphon.runtime.transaction import Publisher, Transaction
 
 log = logging.getLogger("antiphon.worker")
@@ -25,12 +28,35 @@ class Batch:
     """What a batch has come to so far."""
 
     results: list[Settled] = field(default_factory=list)
+    plain: int = 0
     parked: list[LoggedEvent] = field(default_factory=list)
     blocked: set[str] = field(default_factory=set)
     outgoing: list[tuple[Envelope, int]] = field(default_factory=list)
     upto_seq: int = 0
-    succeeded: int = 0
     suspended: tuple[Attempt, Transaction, Suspended] | None = None
+
+    @property
+    def handled(self) -> int:
+        """How many events it has dealt with."""
+        return self.plain + len(self.results) + len(self.parked)
+
+    @property
+    def succeeded(self) -> int:
+        """How many events took effect."""
+        return self.plain + sum(result.failure is None for result in self.results)
+
+    @property
+    def started(self) -> int:
+        """How many attempts it has made."""
+        return self.plain + len(self.results) + (self.suspended is not None)
+
+    def give_up(self) -> None:
+        """Nothing of it was kept: a handler that waits goes no further."""
+        if self.suspended is not None:
+            _, tx, handler = self.suspended
+            handler.close()
+            tx.end()
+            tx.resume()
 
 
 class BatchRunner:
@@ -52,59 +78,101 @@ class BatchRunner:
     async def run(self, lease: Lease, attempts: Sequence[Attempt]) -> Batch:
         """Handle *attempts* (rows first, then fresh ones, in order). Raises StoreError; then nothing was kept."""
         batch = Batch(upto_seq=lease.seq)
-        async with self._store.unit() as unit:
-            keys = [attempt.key for attempt in attempts if attempt.fresh and attempt.key is not None]
-            if keys:
-                batch.blocked.update(await unit.open_keys(lease, keys))
+        manager = self._store.unit()
+        unit = await manager.__aenter__()
+        try:
+            keys = (attempt.key for attempt in attempts if attempt.fresh and attempt.key is not None)
+            batch.blocked.update(await unit.open_keys(lease, keys))
             await self._handle_all(unit, attempts, batch)
             await self._write(unit, lease, batch)
+        except BaseException as error:
+            batch.give_up()
+            await manager.__aexit__(type(error), error, error.__traceback__)
+            raise
+        if batch.suspended is None:
+            await manager.__aexit__(None, None, None)
+        else:
+            await self._commit_meanwhile(batch, batch.suspended[2], manager)
         lease.seq = batch.upto_seq
         self._judge.succeeded(batch.succeeded)
         return batch
 
+    @staticmethod
+    async def _commit_meanwhile(batch: Batch, handler: Suspended, manager: AbstractAsyncContextManager[Unit]) -> None:
+        """Commit while a handler is suspended in this task. A cancellation that comes meanwhile may be the
+        handler's own (of its time-out, its task group), so it is handed on to it."""
+        durable = False
+
+        async def commit() -> None:
+            nonlocal durable
+            await manager.__aexit__(None, None, None)
+            durable = True
+
+        try:
+            await finish(commit())
+        except asyncio.CancelledError:
+            if not durable:
+                batch.give_up()
+                raise
+            handler.interrupt()
+        except BaseException:
+            batch.give_up()
+            raise
+
     async def _handle_all(self, unit: Unit, attempts: Sequence[Attempt], batch: Batch) -> None:
         deadline = self._store.store_ms() + BATCH_MS
         for count, attempt in enumerate(attempts, 1):
-            key = attempt.key
-            if attempt.fresh:
-                if key is not None and key in batch.blocked:
-                    batch.parked.append(attempt.event)
-                    batch.upto_seq = attempt.event.seq
-                    continue
-            elif key is not None and key in batch.blocked and self._failed_here(batch, key):
+            if batch.blocked and self._waits(attempt, batch):
                 continue
-            await self._handle(unit, attempt, batch)
-            if batch.suspended is not None or self._judge.circuit.paused:
-                return
+            tx = Transaction(self._store, self._publisher, attempt.event.envelope, unit)
+            try:
+                suspended = self._invoker.begin(attempt.event, attempt.number, tx)
+                if suspended is not None and not await self._resume(suspended, tx, attempt, batch):
+                    return
+            except BaseException as error:
+                failure = as_failure(error)
+                if failure is None:
+                    raise
+                await self._fail(tx, attempt, failure, batch)
+                if self._judge.circuit.paused:
+                    return
+            else:
+                self._succeed(tx, attempt, batch)
             if count % _LOOK_AT_CLOCK_EVERY == 0 and self._store.store_ms() > deadline:
                 return
 
     @staticmethod
-    def _failed_here(batch: Batch, key: str) -> bool:
+    def _waits(attempt: Attempt, batch: Batch) -> bool:
+        """Whether an earlier event of its key is not over. A fresh one is then parked behind it."""
+        key = attempt.key
+        if key is None or key not in batch.blocked:
+            return False
+        if attempt.fresh:
+            batch.parked.append(attempt.event)
+            batch.upto_seq = attempt.event.seq
+            return True
         return any(result.event.envelope.key == key and result.failure for result in batch.results)
 
-    async def _handle(self, unit: Unit, attempt: Attempt, batch: Batch) -> None:
-        tx = Transaction(self._store, self._publisher, attempt.event.envelope, unit)
-        try:
-            suspended = self._invoker.begin(attempt.event, attempt.number, tx)
-            if suspended is not None:
-                if not tx.wrote:
-                    batch.suspended = (attempt, tx, suspended)
-                    if attempt.fresh:
-                        batch.upto_seq = attempt.event.seq
-                    return
-                self._tell(suspended)
-                self._invoker.publish(tx, await suspended)
-        except StoreError:
-            raise
-        except Exception as error:
-            await self._fail(tx, attempt, error, batch)
-        else:
-            batch.outgoing += tx.outgoing
-            batch.results.append(self._judge.done(attempt))
-            batch.succeeded += 1
+    async def _resume(self, suspended: Suspended, tx: Transaction, attempt: Attempt, batch: Batch) -> bool:
+        """Go on with a handler that awaits something outside; False if it has to go on without the lock."""
+        if tx.wrote:
+            self._tell(suspended)
+            self._invoker.publish(tx, await self._invoker.within_limit(suspended))
+            return True
+        await tx.suspend()
+        batch.suspended = (attempt, tx, suspended)
         if attempt.fresh:
             batch.upto_seq = attempt.event.seq
+        return False
+
+    def _succeed(self, tx: Transaction, attempt: Attempt, batch: Batch) -> None:
+        batch.outgoing += tx.outgoing
+        tx.end()
+        if attempt.fresh:
+            batch.plain += 1
+            batch.upto_seq = attempt.event.seq
+        else:
+            batch.results.append(self._judge.done(attempt))
 
     async def _fail(self, tx: Transaction, attempt: Attempt, error: Exception, batch: Batch) -> None:
         await tx.abandon(error)
@@ -112,13 +180,16 @@ class BatchRunner:
         batch.results.append(result)
         if attempt.key is not None:
             batch.blocked.add(attempt.key)
-        log.warning("%s failed on %s, attempt %d: %s", self._name, attempt.event.envelope.id, attempt.number, error)
+        if attempt.fresh:
+            batch.upto_seq = attempt.event.seq
+        event_id = attempt.event.envelope.id
+        log.warning("%s failed on %s, attempt %d: %s", self._name, event_id, attempt.number, describe(error))
 
     async def _write(self, unit: Unit, lease: Lease, batch: Batch) -> None:
         await unit.append(batch.outgoing)
         if batch.parked:
             await unit.park(lease, batch.parked)
-        await unit.settle(lease, batch.results, batch.upto_seq)
+        await unit.settle(lease, batch.results, batch.upto_seq, batch.plain)
         if batch.suspended is not None:
             attempt = batch.suspended[0]
             await unit.start(lease, [Starting(attempt.event, attempt.number, attempt.first_ms)], batch.upto_seq)

@@ -8,6 +8,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,14 @@ from antiphon.model.ids import uuid7
 # CLOCK_BOOTTIME counts suspended time too; macOS's CLOCK_MONOTONIC does as well.
 _BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 _TAIL_BITS = 74
+# More than handlers may run at once. In the loop's own pool, of a few threads, handlers that wait for the writer
+# could take all of them, and the commit that they wait for would never get one.
+_THREADS = ThreadPoolExecutor(1024, thread_name_prefix="antiphon")
+
+
+def in_thread(fn: Callable[[], Any]) -> asyncio.Future[Any]:
+    """Start *fn* in a thread of the runtime's own."""
+    return asyncio.get_running_loop().run_in_executor(_THREADS, fn)
 
 
 class SystemClock:
@@ -60,8 +69,8 @@ class SystemClock:
         await asyncio.sleep(seconds)
 
     async def run_blocking(self, fn: Callable[[], Any]) -> Any:
-        """Run *fn* in the loop's default thread pool."""
-        return await asyncio.get_running_loop().run_in_executor(None, fn)
+        """Run *fn* in a thread."""
+        return await in_thread(fn)
 
 
 @cache

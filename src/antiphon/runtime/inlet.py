@@ -36,7 +36,7 @@ class Inlet:
         forget = self._bus.listen(self._types, self._waker.wake)
         try:
             positions = await self._store.positions()
-            after = {type_: positions.get(f"inlet:{type_}", 0) for type_ in self._types}
+            after = {type_: positions.get(f"read:{type_}", 0) for type_ in self._types}
             while True:
                 self._waker.clear()
                 if not await self._move(after):
@@ -55,7 +55,7 @@ class Inlet:
             await unit.append(foreign)
             for type_, seq in after.items():
                 if seq < upto:
-                    await unit.move_position(f"inlet:{type_}", upto)
+                    await unit.move_position(f"read:{type_}", upto)
         for type_, seq in after.items():
             after[type_] = max(seq, upto)
         return True

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextlib import suppress
 from types import GeneratorType
 from typing import Any
 
-from antiphon.errors import DeclarationError
+from antiphon.errors import AntiphonError, DeclarationError, HandlerTimeout, InvalidEvent, StoreError
 from antiphon.model.events import EventType
 from antiphon.model.handlers import HandlerSpec
+from antiphon.model.retry import minutes
+from antiphon.policy.words import sole_error
 from antiphon.ports import LoggedEvent, Unit
 from antiphon.runtime.transaction import Delivery, SyncTransaction, Transaction
 
 SessionOf = Callable[[Unit], Any]
+DEFAULT_TIMEOUT = minutes(1)
+_SEVERAL = (list, tuple, GeneratorType)
 
 
 class Suspended:
@@ -23,14 +28,29 @@ class Suspended:
     cancel scopes that the handler has opened belong to that task.
     """
 
-    __slots__ = ("_coroutine", "_waiting")
+    __slots__ = ("_coroutine", "_interrupted", "_waiting")
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any], waiting: Any) -> None:
         self._coroutine = coroutine
         self._waiting = waiting
+        self._interrupted = False
+
+    def interrupt(self) -> None:
+        """Its task was cancelled while something else was awaited in it: it is told when it goes on."""
+        self._interrupted = True
+
+    def close(self) -> None:
+        """Give it up where it stands."""
+        with suppress(Exception):  # a handler that awaits in its `finally` cannot do so now
+            self._coroutine.close()
 
     def __await__(self) -> Generator[Any, Any, Any]:
         waiting = self._waiting
+        if self._interrupted:
+            try:
+                waiting = self._coroutine.throw(asyncio.CancelledError())
+            except StopIteration as end:
+                return end.value
         while True:
             thrown: BaseException | None = None
             sent = None
@@ -52,6 +72,25 @@ class Suspended:
         return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame else "an await"
 
 
+def as_failure(error: BaseException) -> Exception | None:
+    """What a handler that raised *error* has failed of; None if that is no fault of the handler's.
+
+    An error of the store is none, nor is the cancellation of our own task. A cancellation from within,
+    of something that the handler awaits, is; so is ``sys.exit``, which must not end the process.
+    """
+    alone = sole_error(error)
+    if isinstance(alone, StoreError | KeyboardInterrupt | GeneratorExit):
+        return None
+    if isinstance(alone, Exception):
+        return error if isinstance(error, Exception) else alone
+    task = asyncio.current_task()
+    if isinstance(alone, asyncio.CancelledError) and task is not None and task.cancelling():
+        return None
+    failure = AntiphonError(f"the handler ended with {type(alone).__name__}")
+    failure.__cause__ = alone
+    return failure.with_traceback(error.__traceback__)
+
+
 class Invoker:
     """Calls one handler."""
 
@@ -65,7 +104,11 @@ class Invoker:
     def decode(self, event: LoggedEvent) -> Any:
         """The event's object. Raises InvalidEvent with the field and the reason."""
         envelope = event.envelope
-        return self._types[envelope.type].decode(envelope.data, envelope.version)
+        try:
+            event_type = self._types[envelope.type]
+        except KeyError:
+            raise InvalidEvent(envelope.type, "type", f"{self.spec.name} does not handle it any more") from None
+        return event_type.decode(envelope.data, envelope.version)
 
     def begin(self, event: LoggedEvent, number: int, tx: Transaction) -> Any:
         """Run an ``async def`` handler until it ends or awaits something; a Suspended if it awaits."""
@@ -121,13 +164,32 @@ class Invoker:
     def blocking(self, event: LoggedEvent, number: int, tx: Transaction) -> Callable[[], Any]:
         """A ``def`` handler's call, to be made in a thread."""
         arguments = self._arguments(event, number, tx)
-        return lambda: self.spec.fn(**arguments)
+
+        def call() -> Any:
+            result = self.spec.fn(**arguments)
+            # What a generator still does, it does in this thread.
+            return list(result) if isinstance(result, GeneratorType) else result
+
+        return call
+
+    async def within_limit(self, call: Awaitable[Any]) -> Any:
+        """Await *call*. Raises HandlerTimeout when it takes longer than the handler may."""
+        limit_s = (self.spec.timeout or DEFAULT_TIMEOUT).total_seconds()
+        try:
+            async with asyncio.timeout(limit_s) as limit:
+                return await call
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise HandlerTimeout(
+                f"did not end within {limit_s:g} s", where=self.spec.name, mend="Raise its timeout="
+            ) from error
 
     def publish(self, tx: Transaction, result: Any) -> None:
         """Publish what a handler returned: an event, several, or None. Raises NotAnnotated, InvalidEvent."""
         if result is None:
             return
-        if isinstance(result, list | tuple | GeneratorType):
+        if isinstance(result, _SEVERAL):
             for event in result:
                 tx.publish(event)
         else:

@@ -6,10 +6,14 @@ from antiphon.ports import PUBLISHED, Bus, Clock, Store
 from antiphon.runtime.signals import Waker
 
 BATCH = 256
+_NOTE_EVERY_MS = 5_000
 
 
 class Outlet:
-    """Sends what one service publishes. The log is the outbox; the bus holds how far it has been sent."""
+    """Sends what one service publishes. The log is the outbox; the bus holds how far it has been sent.
+
+    The log has a note of that too, which lags behind: it is pruned no further than that.
+    """
 
     def __init__(self, service: str, store: Store, bus: Bus, clock: Clock) -> None:
         self.name = f"outlet of {service}"
@@ -18,18 +22,30 @@ class Outlet:
         self._bus = bus
         self._waker = Waker(clock)
         self._position = 0
+        self._noted = -1
+        self._noted_ms = 0
 
     async def run(self) -> None:
         """Run until cancelled. Raises StoreError."""
         forget = self._store.listen((), self._waker.wake)
         try:
             self._position = await self._bus.position(self._service)
+            await self._note()
             while True:
                 self._waker.clear()
-                if not await self.move():
-                    await self._waker.wait()
+                moved = await self.move()
+                if self._store.store_ms() - self._noted_ms >= _NOTE_EVERY_MS:
+                    await self._note()
+                if not moved:
+                    await self._waker.wait(None if self._noted == self._position else _NOTE_EVERY_MS)
         finally:
             forget()
+
+    async def _note(self) -> None:
+        if self._noted != self._position:
+            async with self._store.unit() as unit:
+                await unit.move_position("sent", self._position)
+        self._noted, self._noted_ms = self._position, self._store.store_ms()
 
     async def move(self) -> bool:
         """Send one batch. False when everything has been sent."""

@@ -8,32 +8,33 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from antiphon.errors import HandlerTimeout, StoreError
-from antiphon.model.retry import minutes
+from antiphon.errors import StoreError
+from antiphon.policy.words import describe
 from antiphon.ports import Clock, Lease, LoggedEvent, Settled, Starting, Store
 from antiphon.runtime.attempt import Attempt, Judge
-from antiphon.runtime.invoke import Invoker, Suspended
+from antiphon.runtime.invoke import Invoker, Suspended, as_failure
+from antiphon.runtime.signals import Solo
 from antiphon.runtime.transaction import Publisher, Transaction
 
 log = logging.getLogger("antiphon.worker")
-
-DEFAULT_TIMEOUT = minutes(1)
 
 
 class OutsideRunner:
     """Runs attempts of one handler outside any transaction, up to its concurrency."""
 
-    def __init__(self, store: Store, clock: Clock, invoker: Invoker, judge: Judge, publisher: Publisher) -> None:
+    def __init__(
+        self, store: Store, clock: Clock, invoker: Invoker, judge: Judge, publisher: Publisher, solo: Solo
+    ) -> None:
         self._store = store
         self._clock = clock
         self._invoker = invoker
         self._judge = judge
         self._publisher = publisher
+        self._solo = solo
         self._spec = invoker.spec
-        self._timeout = (self._spec.timeout or DEFAULT_TIMEOUT).total_seconds()
         self.running: set[asyncio.Task[None]] = set()
         self.lost: BaseException | None = None
 
@@ -42,8 +43,10 @@ class OutsideRunner:
         """How many more attempts may start."""
         return max(0, self._spec.concurrency - len(self.running))
 
-    async def start(self, lease: Lease, attempts: Sequence[Attempt], *, alone: bool = False) -> list[Attempt]:
-        """Record as many of *attempts* as may run now, park what waits for its key; returns the recorded."""
+    async def start(
+        self, lease: Lease, attempts: Sequence[Attempt], most: int, *, alone: bool = False
+    ) -> list[Attempt]:
+        """Record up to *most* of *attempts* as running, park what waits for its key; returns the recorded."""
         starting: list[Attempt] = []
         parked: list[LoggedEvent] = []
         upto = lease.seq
@@ -54,7 +57,7 @@ class OutsideRunner:
                 key = attempt.key
                 if attempt.fresh and key is not None and key in blocked:
                     parked.append(attempt.event)
-                elif len(starting) < (1 if alone else self.free):
+                elif len(starting) < most:
                     starting.append(attempt)
                     if key is not None:
                         blocked.add(key)
@@ -73,42 +76,48 @@ class OutsideRunner:
             attempt.fresh = False
         return starting
 
-    def spawn(self, lease: Lease, attempt: Attempt, finished: Any) -> None:
+    def spawn(self, lease: Lease, attempt: Attempt, finished: Callable[[], None]) -> None:
         """Run a recorded attempt beside others; *finished* is called at its end."""
-        task = asyncio.ensure_future(self._guarded(lease, attempt))
+        task = asyncio.ensure_future(self._beside_others(lease, attempt))
         self.running.add(task)
         task.add_done_callback(self.running.discard)
         task.add_done_callback(lambda _: finished())
 
-    async def _guarded(self, lease: Lease, attempt: Attempt) -> None:
-        try:
+    async def _beside_others(self, lease: Lease, attempt: Attempt) -> None:
+        async with self._solo.together():
             await self.run(lease, attempt)
-        except StoreError as error:
-            # Not settled: the row stays IN_PROGRESS, and the next owner of the lease takes it up.
-            self.lost = error
 
     async def run(self, lease: Lease, attempt: Attempt, suspended: tuple[Transaction, Suspended] | None = None) -> None:
-        """Run one recorded attempt to its end and settle it. Raises StoreError, LeaseLost."""
+        """Run one recorded attempt to its end and settle it.
+
+        If it cannot be settled, *lost* says why: its row stays IN_PROGRESS, so the lease has to be given up,
+        and the next owner takes the row up.
+        """
+        try:
+            await self._run(lease, attempt, suspended)
+        except Exception as error:
+            if not isinstance(error, StoreError):
+                log.exception("an attempt of %s could not be settled", self._spec.name)
+            self.lost = error
+
+    async def _run(self, lease: Lease, attempt: Attempt, suspended: tuple[Transaction, Suspended] | None) -> None:
         attempt.fresh = False
         if suspended is None:
             tx = Transaction(self._store, self._publisher, attempt.event.envelope)
         else:
             tx = suspended[0]
-            tx.detach()
+            tx.resume()
         try:
             result = await self._call(attempt, tx, suspended[1] if suspended else None)
             self._invoker.publish(tx, result)
             unit = await tx.flush()
             await unit.settle(lease, [self._judge.done(attempt)], lease.seq)
-        except StoreError as error:
-            await tx.abandon(error)
-            raise
-        except Exception as error:  # noqa: BLE001  whatever a handler raises is its failure
-            await tx.abandon(error)
-            await self._settle_failure(lease, attempt, error)
         except BaseException as error:
             await tx.abandon(error)
-            raise
+            failure = as_failure(error)
+            if failure is None:
+                raise
+            await self._settle_failure(lease, attempt, failure)
         else:
             await tx.commit()
             self._judge.succeeded(1)
@@ -121,19 +130,11 @@ class OutsideRunner:
             call = self._invoker.call(attempt.event, attempt.number, tx)
         else:
             call = self._clock.run_blocking(self._invoker.blocking(attempt.event, attempt.number, tx))
-        try:
-            async with asyncio.timeout(self._timeout) as limit:
-                return await call
-        except TimeoutError as error:
-            if not limit.expired():
-                raise
-            raise HandlerTimeout(
-                f"did not end within {self._timeout:g} s", where=self._spec.name, mend="Raise its timeout="
-            ) from error
+        return await self._invoker.within_limit(call)
 
     async def _settle_failure(self, lease: Lease, attempt: Attempt, error: Exception) -> None:
         event_id = attempt.event.envelope.id
-        log.warning("%s failed on %s, attempt %d: %s", self._spec.name, event_id, attempt.number, error)
+        log.warning("%s failed on %s, attempt %d: %s", self._spec.name, event_id, attempt.number, describe(error))
         await self.settle(lease, self._judge.failed(attempt, error))
 
     async def settle(self, lease: Lease, result: Settled) -> None:

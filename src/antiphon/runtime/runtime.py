@@ -21,10 +21,11 @@ from antiphon.runtime.clock import SystemClock
 from antiphon.runtime.inlet import Inlet
 from antiphon.runtime.outlet import Outlet
 from antiphon.runtime.publishing import PublishQueue
+from antiphon.runtime.redriver import Redriver
 from antiphon.runtime.retention import Retention
 from antiphon.runtime.signals import Solo
 from antiphon.runtime.steward import Steward
-from antiphon.runtime.timer import TimerLoop, schedule_timer
+from antiphon.runtime.timer import TICK_TYPE, TimerLoop, schedule_timer
 from antiphon.runtime.transaction import Publisher, Transaction
 from antiphon.runtime.worker import Worker
 from antiphon.store.sqlite.bus import SqliteBus
@@ -66,6 +67,7 @@ class Runtime:
         self.owner = f"{os.getpid()}-{self.clock.new_id()[-12:]}"
         self.own_stores = own_stores
         self.specs = [spec for spec in specs if services is None or spec.name in services]
+        self._elsewhere = [spec for spec in specs if spec not in self.specs]
         self.max_payload = max_payload
         self._retention = retention
         self._solo = Solo()
@@ -75,6 +77,7 @@ class Runtime:
         self._queues: dict[str, PublishQueue] = {}
         self._started: list[SqliteStore | SqliteBus] = []
         self.bus: SqliteBus | None = None
+        self._shared: SqliteStore | None = None
         self.stores = self._plan_stores()
 
     def _plan_stores(self) -> dict[str, SqliteStore]:
@@ -82,8 +85,8 @@ class Runtime:
         if self.own_stores:
             self.bus = SqliteBus(self.data / "bus.db", clock=self.clock, owner=self.owner)
             return {name: self._store(name, {name: sql}) for name, sql in tables.items()}
-        shared = self._store(self.name, tables)
-        return dict.fromkeys(tables, shared)
+        self._shared = self._store(self.name, tables)
+        return dict.fromkeys(tables, self._shared)
 
     def _store(self, name: str, tables: dict[str, str]) -> SqliteStore:
         return SqliteStore(self.data / f"{name}.db", clock=self.clock, owner=self.owner, tables=tables)
@@ -96,6 +99,8 @@ class Runtime:
             if self.bus is not None:
                 await self.bus.open()
                 self._started.append(self.bus)
+                receivers = {spec.name: _foreign_types(spec) for spec in (*self.specs, *self._elsewhere)}
+                await self.bus.expect({name: types for name, types in receivers.items() if types})
             for store in self._distinct_stores():
                 await store.open()
                 self._started.append(store)
@@ -105,16 +110,24 @@ class Runtime:
             raise
         for store in self._distinct_stores():
             self._start_loops(store)
+        if self.bus is not None:
+            self._keep_running("upkeep of the bus", self._look_after_bus)
+            self._start_retention(self.bus.store)
 
     def _distinct_stores(self) -> list[SqliteStore]:
-        return list(dict.fromkeys(self.stores.values()))
+        """The store of each service here. One that is shared is open in a process without services too."""
+        return list(self.stores.values()) if self._shared is None else [self._shared]
 
     def _specs_in(self, store: SqliteStore) -> list[ServiceSpec]:
         return [spec for spec in self.specs if self.stores[spec.name] is store]
 
     async def _register(self, store: SqliteStore) -> None:
         specs = self._specs_in(store)
-        await store.register([handler for spec in specs for handler in spec.handlers])
+        others = [] if self.own_stores else self._elsewhere
+        await store.register(
+            [handler for spec in specs for handler in spec.handlers],
+            [handler for spec in others for handler in spec.handlers],
+        )
         async with store.unit() as unit:
             for spec in specs:
                 for schedule in spec.schedules:
@@ -130,20 +143,21 @@ class Runtime:
         self._keep_running(f"steward of {name}", steward.run)
         timers = TimerLoop(name, store, self.clock)
         self._keep_running(timers.name, timers.run)
-        retention = Retention(store, self.clock, self._retention, self.bus)
-        self._keep_running(f"retention of {name}", retention.run)
+        redriver = Redriver(store)
+        self._keep_running(redriver.name, redriver.run)
+        self._start_retention(store)
         if self.bus is None:
             return
         for spec in specs:
-            types = {type_ for handler in spec.handlers for type_ in handler.type_names}
-            foreign = [type_ for type_ in types if not type_.startswith("antiphon.tick.")]
-            inlet = Inlet(spec.name, foreign, store, self.bus, self.clock)
+            inlet = Inlet(spec.name, _foreign_types(spec), store, self.bus, self.clock)
             outlet = Outlet(spec.name, store, self.bus, self.clock)
             self._outlets.append(outlet)
             self._keep_running(inlet.name, inlet.run)
             self._keep_running(outlet.name, outlet.run)
-        if self.bus is not None:
-            self._keep_running("upkeep of the bus", self._look_after_bus)
+
+    def _start_retention(self, store: SqliteStore) -> None:
+        retention = Retention(store, self._retention)
+        self._keep_running(retention.name, retention.run)
 
     def _worker(self, handler: HandlerSpec, store: SqliteStore) -> Worker:
         allowed = frozenset(event_type.name for event_type in handler.publishes)
@@ -243,6 +257,17 @@ class Runtime:
         await tx.commit()
 
     @property
+    def logs(self) -> list[SqliteStore]:
+        """Every log that is open here: those of the stores, and the bus's. The last is there in each process."""
+        return [*self._distinct_stores(), *([] if self.bus is None else [self.bus.store])]
+
+    @property
     def workers(self) -> dict[str, Worker]:
         """The workers that run here now, by handler."""
         return {name: worker for steward in self._stewards for name, worker in steward.workers.items()}
+
+
+def _foreign_types(spec: ServiceSpec) -> list[str]:
+    """The event types that a service handles and others may publish."""
+    types = {type_ for handler in spec.handlers for type_ in handler.type_names}
+    return sorted(type_ for type_ in types if not type_.startswith(TICK_TYPE))

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from typing import Any
 
-from antiphon.errors import DeclarationError, NotAnnotated, StoreError
+from antiphon.errors import DeclarationError, NotAnnotated
 from antiphon.model.envelope import Envelope
 from antiphon.model.events import MAX_PAYLOAD, EventType, event_type_of
 from antiphon.model.retry import milliseconds
 from antiphon.policy.schedule import check_schedule, next_occurrence
+from antiphon.policy.statements import only_reads
 from antiphon.ports import INTERNAL, PUBLISHED, Clock, Store, Timer, TimerClock, Unit
 
 Row = Any
 
-_OURS = frozenset(
-    {"BEGIN", "COMMIT", "END", "ROLLBACK", "SAVEPOINT", "RELEASE", "ATTACH", "DETACH", "VACUUM", "PRAGMA"}
-)
-_READS = frozenset({"SELECT", "VALUES", "EXPLAIN"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +83,8 @@ class Transaction:
         "_attached",
         "_cause",
         "_manager",
+        "_opening",
+        "_over",
         "_publisher",
         "_store",
         "_traceparent",
@@ -108,6 +107,8 @@ class Transaction:
         self._unit = unit
         self._attached = unit is not None
         self._traceparent = traceparent
+        self._over = False
+        self._opening: asyncio.Lock | None = None
         self._manager: AbstractAsyncContextManager[Unit] | None = None
         self.outgoing: list[tuple[Envelope, int]] = []
         self.wrote = False
@@ -125,22 +126,24 @@ class Transaction:
 
     async def execute(self, sql: str, *parameters: Any) -> int:
         """Run one statement; returns the number of rows that it changed."""
-        _reads(sql)
+        only_reads(sql)
         unit = self._unit if self.wrote else await self._begin()
         return await unit.execute(sql, parameters)  # type: ignore[union-attr]
 
     async def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> int:
         """Run one statement for each of *rows*; returns the number of rows changed."""
-        _reads(sql)
+        only_reads(sql)
         unit = await self._begin()
         return await unit.execute_many(sql, rows)
 
     async def fetch_all(self, sql: str, *parameters: Any) -> list[Row]:
         """All rows of a query. A row has index and name access: ``row[0]``, ``row["seat"]``."""
-        if not _reads(sql):
+        if not only_reads(sql):
             return await (await self._begin()).fetch_all(sql, parameters)
         if self._unit is not None:
             return await self._unit.fetch_all(sql, parameters)
+        if self._over:
+            raise _is_over()
         return await self._store.fetch_all(sql, parameters)
 
     async def fetch_one(self, sql: str, *parameters: Any) -> Row | None:
@@ -159,6 +162,8 @@ class Transaction:
         Raises InvalidEvent with the field and the reason, NotAnnotated in a handler whose return
         annotation does not name it.
         """
+        if self._over:
+            raise _is_over()
         envelope, event_type = self._publisher.envelope(event, self._cause, self._traceparent)
         self.outgoing.append((envelope, INTERNAL if event_type.domain else PUBLISHED))
         return envelope.id
@@ -197,10 +202,26 @@ class Transaction:
         """The write transaction, begun if it was not (for SQLAlchemy sessions)."""
         return await self._begin()
 
-    def detach(self) -> None:
-        """The lock is given up: what comes is a write transaction of its own. Only while nothing was written."""
+    async def suspend(self) -> None:
+        """The batch goes on without this one: what it writes from `resume` on is a transaction of its own.
+
+        Only while nothing was written. Tasks that the handler has started may ask for one before that.
+        """
         self._unit = None
         self._attached = False
+        self._opening = asyncio.Lock()
+        await self._opening.acquire()
+
+    def resume(self) -> None:
+        """The batch is over."""
+        if self._opening is not None:
+            self._opening.release()
+
+    def end(self) -> None:
+        """Nothing more may be done in it."""
+        self._over = True
+        self.wrote = False
+        self._unit = None
 
     async def flush(self) -> Unit:
         """Write what was published, in a write transaction that is begun if it was not."""
@@ -210,7 +231,8 @@ class Transaction:
 
     async def commit(self) -> None:
         """End a write transaction of this object's own; durable on return."""
-        manager, self._manager, self._unit = self._manager, None, None
+        manager, self._manager = self._manager, None
+        self.end()
         if manager is not None:
             await manager.__aexit__(None, None, None)
 
@@ -218,24 +240,40 @@ class Transaction:
         """Undo everything."""
         self.outgoing.clear()
         manager, self._manager = self._manager, None
+        unit = self._unit if self.wrote else None
+        self.end()
         if manager is not None:
-            self._unit = None
             try:
                 await manager.__aexit__(type(error), error, error.__traceback__)
             except BaseException as raised:
                 if raised is not error:
                     raise
-        elif self.wrote and self._unit is not None:
-            await self._unit.rollback_to_savepoint()
-        self.wrote = False
+        elif unit is not None:
+            await unit.rollback_to_savepoint()
 
     async def _begin(self) -> Unit:
-        if self._unit is None:
-            self._manager = self._store.unit()
-            self._unit = await self._manager.__aenter__()
+        unit = self._unit
+        if unit is None or self._over:
+            unit = await self._open()
         elif self._attached and not self.wrote:
-            await self._unit.savepoint()
+            await unit.savepoint()
         self.wrote = True
+        return unit
+
+    async def _open(self) -> Unit:
+        """Begin a write transaction, once: a handler may write from several tasks of its own."""
+        if self._opening is None:
+            self._opening = asyncio.Lock()
+        async with self._opening:
+            if self._unit is None and not self._over:
+                manager = self._store.unit()
+                self._unit = await manager.__aenter__()
+                self._manager = manager
+                if self._over:
+                    # It ended meanwhile (a time-out). Left open, it would keep every other writer waiting.
+                    await self.commit()
+        if self._over or self._unit is None:
+            raise _is_over()
         return self._unit
 
     def _due(self, delay: timedelta | None, at: datetime | None) -> tuple[TimerClock, int]:
@@ -258,6 +296,12 @@ class Transaction:
         return timer.id
 
 
+def _is_over() -> DeclarationError:
+    return DeclarationError(
+        "the transaction is over", mend="Do it before the function returns; what comes later needs one of its own"
+    )
+
+
 def recurrence_text(every: timedelta | None, cron: str | None, zone: str) -> str:
     """How a schedule recurs, as it is stored."""
     return json.dumps({"every_ms": milliseconds(every) if every else None, "cron": cron, "zone": zone})
@@ -266,11 +310,12 @@ def recurrence_text(every: timedelta | None, cron: str | None, zone: str) -> str
 class SyncTransaction:
     """The same transaction for ``def`` handlers, which run in a thread: every call blocks until it is done."""
 
-    __slots__ = ("_loop", "_tx")
+    __slots__ = ("_loop", "_thread", "_tx")
 
     def __init__(self, tx: Transaction, loop: asyncio.AbstractEventLoop) -> None:
         self._tx = tx
         self._loop = loop
+        self._thread = threading.get_ident()
 
     @property
     def now(self) -> datetime:
@@ -279,7 +324,7 @@ class SyncTransaction:
 
     def new_id(self) -> str:
         """A fresh id for something of the caller's own."""
-        return self._tx.new_id()
+        return self._wait(self._new_id)  # type: ignore[no-any-return]
 
     def execute(self, sql: str, *parameters: Any) -> int:
         """Run one statement; returns the number of rows that it changed."""
@@ -303,7 +348,7 @@ class SyncTransaction:
 
     def publish(self, event: object) -> str:
         """Publish *event* when the transaction commits; returns its id."""
-        return self._tx.publish(event)
+        return self._wait(lambda: self._publish(event))  # type: ignore[no-any-return]
 
     def publish_later(self, event: object, *, delay: timedelta | None = None, at: datetime | None = None) -> str:
         """Publish *event* after *delay*, or at a time with a zone; returns its id."""
@@ -313,18 +358,17 @@ class SyncTransaction:
         """Take back an event of `publish_later`; False if it has been published already."""
         return self._wait(lambda: self._tx.cancel(event_id))  # type: ignore[no-any-return]
 
-    def _wait(self, call: Callable[[], Any]) -> Any:
+    async def _new_id(self) -> str:
+        return self._tx.new_id()
+
+    async def _publish(self, event: object) -> str:
+        return self._tx.publish(event)
+
+    def _wait(self, call: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        """Have the loop's own thread do it: ids and the transaction are no business of two threads."""
+        if threading.get_ident() == self._thread:
+            raise DeclarationError(
+                "a SyncTransaction was used in the event loop's thread, which would wait for itself",
+                mend="Return a list of events, not a generator that still uses the transaction",
+            )
         return asyncio.run_coroutine_threadsafe(call(), self._loop).result()
-
-
-@lru_cache(maxsize=4096)
-def _reads(sql: str) -> bool:
-    """Whether *sql* only reads. Raises StoreError for statements that would break the transaction."""
-    words = sql.split(None, 1)
-    first = words[0].upper().rstrip(";") if words else ""
-    if first in _OURS:
-        raise StoreError(f"{first} is the runtime's: a handler's transaction is begun and ended for it", where=sql[:60])
-    if first == "WITH":
-        upper = sql.upper()
-        return not any(word in upper for word in ("INSERT", "UPDATE", "DELETE", "REPLACE"))
-    return first in _READS

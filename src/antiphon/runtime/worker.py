@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
-from antiphon.errors import LeaseLost, StoreError
+from antiphon.errors import LeaseLost, RolledBack, StoreError
 from antiphon.model.handlers import HandlerSpec
 from antiphon.policy import budget as budgets
 from antiphon.policy import circuit as circuits
@@ -45,13 +46,13 @@ class Worker:
         self.judge = Judge(spec, store, clock)
         invoker = Invoker(spec, session_of)
         self._batches = BatchRunner(store, invoker, self.judge, publisher)
-        self._outside = OutsideRunner(store, clock, invoker, self.judge, publisher)
+        self._outside = OutsideRunner(store, clock, invoker, self.judge, publisher, solo)
         self._goes_outside = not spec.is_async
         self._bucket = rates.bucket(spec.rate) if spec.rate else None
         self._limit = LARGEST_BATCH
         self._waker = Waker(clock)
         self._stopping = False
-        self._shown_pause = False
+        self._shown_pause: tuple[int, str] | None = None
 
     def stop(self) -> None:
         """Claim nothing more; `run` returns when what is in flight has ended."""
@@ -70,6 +71,11 @@ class Worker:
                     pause = 0.1
                 except LeaseLost:
                     raise
+                except RolledBack as error:
+                    # One event undoes its neighbours: from now on each has a transaction of its own.
+                    log.error("%s: %s", self.spec.name, error)
+                    self._goes_outside = True
+                    continue
                 except StoreError as error:
                     # Our own trouble, not the events': nothing is settled, no attempt is burnt.
                     log.error("%s waits %.1f s: %s", self.spec.name, pause, error)
@@ -89,9 +95,9 @@ class Worker:
             lost, self._outside.lost = self._outside.lost, None
             raise LeaseLost(f"an attempt could not be settled ({lost})", where=self.spec.name)
         await self._show_pause(lease)
-        now = self._store.store_ms()
-        permit, _ = circuits.may_run(self.judge.circuit, now)
-        if permit is circuits.Permit.WAIT or (self._goes_outside and not self._outside.free):
+        permit, _ = circuits.may_run(self.judge.circuit, self._store.store_ms())
+        room = self._room(permit)
+        if permit is circuits.Permit.WAIT or not room:
             return False
         due = await self._store.read_due(lease, self._limit)
         suspects = [delivery for delivery in due if delivery.suspect]
@@ -99,48 +105,56 @@ class Worker:
             return await self._suspect(lease, suspects)
         if permit is circuits.Permit.PROBE:
             return await self._probe(lease, due)
-        attempts = self.judge.admit(due)
-        if len(attempts) < self._limit:
-            attempts += await self._fresh(lease, self._limit - len(attempts))
-        attempts = self._within_rate(attempts)
+        attempts = self.judge.admit(_first_of_keys(due) if self._goes_outside else due, room)
+        if len(attempts) < room:
+            # Those that go outside may find their key taken: some more are looked at than can run.
+            wanted = 4 * self.spec.concurrency if self._goes_outside else room - len(attempts)
+            attempts += await self._fresh(lease, wanted)
         if not attempts:
             return False
         async with self._solo.together():
-            await self._handle(lease, attempts)
+            await self._handle(lease, attempts, room)
         return True
+
+    def _room(self, permit: circuits.Permit) -> int:
+        """How many attempts may start now."""
+        room = self._limit
+        if self._goes_outside:
+            # A probe is a single attempt.
+            probing = permit is circuits.Permit.PROBE and self._outside.running
+            room = 0 if probing else self._outside.free
+        if self._bucket is not None:
+            room = rates.take(self._bucket, self._store.store_ms(), room)[0]
+        return room
 
     async def _fresh(self, lease: Lease, limit: int) -> list[Attempt]:
         now = self._store.store_ms()
         events = await self._store.read_fresh(lease, self._types, limit)
         return [Attempt(event, 1, now) for event in events]
 
-    def _within_rate(self, attempts: list[Attempt]) -> list[Attempt]:
-        if self._bucket is None or not attempts:
-            return attempts
-        granted, self._bucket, _ = rates.take(self._bucket, self._store.store_ms(), len(attempts))
-        return attempts[:granted]
+    def _spend(self, started: int) -> None:
+        """So many attempts have started, which counts against the handler's rate."""
+        if self._bucket is not None:
+            _, self._bucket, _ = rates.take(self._bucket, self._store.store_ms(), started)
 
-    async def _handle(self, lease: Lease, attempts: list[Attempt]) -> None:
+    async def _handle(self, lease: Lease, attempts: list[Attempt], most: int) -> None:
         if self._goes_outside:
-            await self._start_outside(lease, attempts)
+            for attempt in await self._outside.start(lease, attempts, most):
+                self._spend(1)
+                self._outside.spawn(lease, attempt, self._waker.wake)
             return
-        batch = await self._batches.run(lease, attempts)
-        handled = len(batch.results) + len(batch.parked)
-        self._limit = max(_SMALLEST_BATCH, min(LARGEST_BATCH, 2 * handled))
+        try:
+            batch = await self._batches.run(lease, attempts)
+        except BaseException:
+            self._spend(len(attempts))
+            raise
+        self._spend(batch.started)
+        self._limit = max(_SMALLEST_BATCH, min(LARGEST_BATCH, 2 * batch.handled))
         if batch.suspended is not None:
             # It waits for the outside world: from now on its attempts start outside the batch.
             self._goes_outside = True
             attempt, tx, suspended = batch.suspended
             await self._outside.run(lease, attempt, (tx, suspended))
-
-    async def _start_outside(self, lease: Lease, attempts: list[Attempt]) -> None:
-        heads: dict[str | None, Attempt] = {}
-        rows = [attempt for attempt in attempts if not attempt.fresh]
-        first_of_key = [a for a in rows if a.key is None or heads.setdefault(a.key, a) is a]
-        fresh = [attempt for attempt in attempts if attempt.fresh]
-        wanted = [*first_of_key, *fresh[: 4 * self.spec.concurrency]]
-        for attempt in await self._outside.start(lease, wanted):
-            self._outside.spawn(lease, attempt, self._waker.wake)
 
     async def _probe(self, lease: Lease, due: list[OpenDelivery]) -> bool:
         """The handler is paused: try one delivery, to see whether it works again."""
@@ -152,7 +166,7 @@ class Worker:
         if chosen is None:
             return False
         async with self._solo.together():
-            await self._handle(lease, [candidates[int(chosen)]])
+            await self._handle(lease, [candidates[int(chosen)]], 1)
         return True
 
     async def _suspect(self, lease: Lease, suspects: list[OpenDelivery]) -> bool:
@@ -168,40 +182,53 @@ class Worker:
             await self._outside.settle(lease, verdict)
             return True
         async with self._solo.alone():
-            for recorded in await self._outside.start(lease, [attempt], alone=True):
+            for recorded in await self._outside.start(lease, [attempt], 1, alone=True):
+                self._spend(1)
                 await self._outside.run(lease, recorded)
         return True
 
     async def _show_pause(self, lease: Lease) -> None:
         """Keep what the console shows in step with the circuit."""
         circuit = self.judge.circuit
-        if circuit.paused or self._shown_pause:
-            until = circuit.probe_ms if circuit.paused else None
-            async with self._store.unit() as unit:
-                await unit.pause(lease, until, self.judge.last_error if circuit.paused else None)
-        if circuit.paused and not self._shown_pause:
+        pause = (circuit.probe_ms, self.judge.last_error) if circuit.paused else None
+        if pause == self._shown_pause:
+            return
+        async with self._store.unit() as unit:
+            await unit.pause(lease, *(pause or (None, None)))
+        if pause and not self._shown_pause:
             log.warning("%s is paused, it fails on everything: %s", self.spec.name, self.judge.last_error)
-        elif self._shown_pause and not circuit.paused:
+        elif not pause:
             log.warning("%s has resumed", self.spec.name)
-        self._shown_pause = circuit.paused
+        self._shown_pause = pause
 
     async def _idle(self, lease: Lease) -> None:
         """Wait for a commit that appends something for us, or for the next moment that matters."""
+        if self._outside.lost is not None:
+            return
         now = self._store.store_ms()
-        moments = []
         permit, when = circuits.may_run(self.judge.circuit, now)
+        moment: int | None = None
         if permit is circuits.Permit.WAIT:
             # Fresh events change nothing while it is paused.
             self._waker.clear()
-            moments.append(when)
-        else:
+            moment = when
+        elif self._room(permit):
             due = await self._store.next_due_ms(lease)
             if due is not None:
-                moments.append(max(due, budgets.next_allowance_ms(self.judge.budget, now)))
-            if self._bucket is not None:
-                _, _, free_at = rates.take(self._bucket, now, 0)
-                if free_at > now:
-                    moments.append(free_at)
-        if self._goes_outside and not self._outside.free:
-            moments.clear()
-        await self._waker.wait(min(moments) - now if moments else None)
+                moment = max(due, budgets.next_allowance_ms(self.judge.budget, now))
+        elif self._bucket is not None:
+            # Out of tokens; if not, the end of an attempt wakes.
+            _, _, free_at = rates.take(self._bucket, now, 0)
+            moment = free_at if free_at > now else None
+        # Never less than a moment: whatever may have been misjudged here, the loop goes on.
+        await self._waker.wait(None if moment is None else max(1, moment - now))
+
+
+def _first_of_keys(due: Sequence[OpenDelivery]) -> list[OpenDelivery]:
+    """*due* without those that wait behind another of their key."""
+    heads: dict[str | None, OpenDelivery] = {}
+    return [
+        delivery
+        for delivery in due
+        if (key := delivery.event.envelope.key) is None or heads.setdefault(key, delivery) is delivery
+    ]

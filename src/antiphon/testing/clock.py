@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import random
+import random  # noqa: TID251  seeded: it is the same in every run
 from collections.abc import Callable
 from typing import Any
 
 from antiphon.model.ids import uuid7
+from antiphon.runtime.clock import in_thread
 
 #: 2026-01-01 00:00:00 UTC.
 START_MS = 1_767_225_600_000
 _BOOTED_BEFORE_MS = 3_600_000
 # Loops that a change wakes get so many rounds of the event loop to come to rest.
 _ROUNDS_TO_REST = 200
+# A call in a thread is waited for so long, in real seconds; one that takes longer waits for something itself.
+_PATIENCE_S = 2.0
 
 
 class VirtualClock:
@@ -32,6 +35,7 @@ class VirtualClock:
         self._sleepers: list[tuple[int, int, asyncio.Future[None]]] = []
         self._order = 0
         self._boot = f"virtual-{seed}"
+        self._calls: dict[asyncio.Future[Any], float] = {}
 
     def now_ms(self) -> int:
         """Unix milliseconds."""
@@ -66,12 +70,21 @@ class VirtualClock:
 
     async def run_blocking(self, fn: Callable[[], Any]) -> Any:
         """Run *fn* in a real thread: what blocks is real even where time is not."""
-        return await asyncio.get_running_loop().run_in_executor(None, fn)
+        call = in_thread(fn)
+        self._calls[call] = asyncio.get_running_loop().time()
+        call.add_done_callback(self._calls.pop)
+        return await call
 
     async def rest(self) -> None:
-        """Let everything that can run now run."""
-        for _ in range(_ROUNDS_TO_REST):
-            await asyncio.sleep(0)
+        """Let everything that can run now run, calls in threads to their end."""
+        while True:
+            for _ in range(_ROUNDS_TO_REST):
+                await asyncio.sleep(0)
+            now = asyncio.get_running_loop().time()
+            calls = [call for call, started in self._calls.items() if now - started < _PATIENCE_S]
+            if not calls:
+                return
+            await asyncio.wait(calls, timeout=_PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
 
     async def advance(self, seconds: float) -> None:
         """Move time forward, waking each sleeper at its moment."""

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from antiphon.model.envelope import Envelope
 from antiphon.ports import PUBLISHED, Clock, LoggedEvent
+from antiphon.store.sqlite.leases import note_removed, subscribe
 from antiphon.store.sqlite.queries import query
 from antiphon.store.sqlite.store import SqliteStore
 from antiphon.store.sqlite.unit import logged
+
+
+def receiver_name(service: str) -> str:
+    """A service as a handler of the bus's log; no function can have that name."""
+    return f"{service}/inlet"
 
 
 class SqliteBus:
@@ -48,16 +53,24 @@ class SqliteBus:
 
     async def receive(self, after: Mapping[str, int], limit: int) -> list[LoggedEvent]:
         """The next events of each type after its position, in the bus's order."""
-        rows: list[tuple[Any, ...]] = []
-        for type_, seq in after.items():
-            rows += self.store.read("read_type", (type_, seq, limit))
+        rows = self.store.read_each("read_type", [(type_, seq, limit) for type_, seq in after.items()])
         rows.sort(key=lambda row: row[0])
         return [logged(row) for row in rows[:limit]]
+
+    async def expect(self, receivers: Mapping[str, Sequence[str]]) -> None:
+        """Keep events for these services. To the bus's log each is a handler, ``<service>/inlet``."""
+        now = self.store.clock.now_ms()
+        names = {receiver_name(service): service for service in receivers}
+        async with self.store.unit() as unit:
+            for name, service in names.items():
+                await subscribe(unit, name, service, receivers[service], 0, now)
+            known = await unit.fetch_all("SELECT DISTINCT service FROM antiphon_handlers")
+            await note_removed(unit, names, [service for (service,) in known], now)
 
     async def report(self, receiver: str, seq: int) -> None:
         """Note how far *receiver* has come, for retention."""
         async with self.store.unit() as unit:
-            await unit.move_position(f"inlet:{receiver}", seq)
+            await unit.execute(query("report_taken"), (seq, self.store.clock.now_ms(), receiver_name(receiver)))
 
     def listen(self, types: Iterable[str], wake: Callable[[], None]) -> Callable[[], None]:
         """Call *wake* when one of *types* may have arrived."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import sqlite3
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 
+from antiphon.errors import NotFound
 from antiphon.model.events import EventType
 from antiphon.model.views import (
     BackupReport,
@@ -17,10 +21,18 @@ from antiphon.model.views import (
     Trace,
     TracePart,
 )
+from antiphon.policy.tracing import merge
 from antiphon.ports import Clock
+from antiphon.store.sqlite import backups, looking, maintenance
+from antiphon.store.sqlite.connection import translated
 from antiphon.store.sqlite.deadletters import DeadLetters
 from antiphon.store.sqlite.maintenance import Pruned
 from antiphon.store.sqlite.store import SqliteStore
+
+_TYPE, _AFTER = "type = ?1", "seq > ?1"
+_CORRELATION = "(id = ?1 OR correlation_id = ?1)"
+#: More events of one correlation than this are not read for a trace.
+TRACE_LIMIT = 1_000
 
 
 class Desk:
@@ -31,66 +43,137 @@ class Desk:
         self.name = store.path.stem
         self.dead = DeadLetters(store, event_types or {})
 
+    # ------------------------------------------------------------------ handlers
+
     async def status(self) -> list[HandlerStatus]:
         """Every handler that the store knows, by name."""
-        raise NotImplementedError
+        return await looking.handlers(self.store)
 
     async def positions(self) -> list[PositionView]:
         """How far inlets and outlets have come."""
-        raise NotImplementedError
+        head = self.store.head()
+        return [
+            PositionView(store=self.name, name=name, seq=seq, head=head, updated_ms=updated_ms)
+            for name, seq, updated_ms in self.store.read("positions_seen")
+        ]
+
+    async def forget(self, handler: str) -> Forgotten:
+        """Forget a handler: it is owed nothing any more, and holds back no retention.
+
+        On a bus, ``<service>/inlet`` is a service that receives. Meant for what is no longer in the code: a
+        handler that still is begins anew at its next start.
+        Raises NotFound, and AntiphonError while it runs.
+        """
+        return await maintenance.forget(self.store, handler)
+
+    # ------------------------------------------------------------------ events
 
     async def tail(
         self, after_seq: int = 0, limit: int = 100, *, type: str | None = None, correlation_id: str | None = None
     ) -> list[LoggedView]:
         """The next events after a position, in the order of the log."""
-        raise NotImplementedError
+        terms = [(_AFTER, after_seq), *_terms(type, correlation_id)]
+        return await looking.events(self.store, terms, limit)
 
     async def latest(
         self, limit: int = 20, *, type: str | None = None, correlation_id: str | None = None
     ) -> list[LoggedView]:
         """The newest events, oldest of them first."""
-        raise NotImplementedError
+        return await looking.events(self.store, _terms(type, correlation_id), limit, newest=True)
 
     async def wait_for_events(self, after_seq: int, timeout_s: float) -> bool:
-        """Whether the log has something after a position, at once or within *timeout_s*."""
-        raise NotImplementedError
+        """Whether the log has something after a position, at once or within *timeout_s*.
+
+        It wakes by the bell of whoever appends; one that is missed is made up for at the time-out.
+        """
+        woken = asyncio.Event()
+        forget = self.store.listen((), woken.set)
+        alarm = asyncio.ensure_future(self.store.clock.sleep(timeout_s))
+        alarm.add_done_callback(lambda _: woken.set())
+        try:
+            while self.store.head() <= after_seq and not alarm.done():
+                await woken.wait()
+                woken.clear()
+        finally:
+            forget()
+            alarm.cancel()
+        return self.store.head() > after_seq
 
     async def event(self, event_id: str) -> LoggedView:
         """The event of an id, or of the unique beginning of one. Raises NotFound."""
-        raise NotImplementedError
+        full = await looking.full_id(self.store, event_id)
+        return (await looking.events(self.store, [("id = ?1", full)], 1))[0]
 
     async def events_of(self, correlation_id: str, after_seq: int = 0, limit: int = 1_000) -> list[LoggedView]:
         """The events of one correlation after a position, in the order of the log."""
-        raise NotImplementedError
+        return await self.tail(after_seq, limit, correlation_id=correlation_id)
+
+    # ------------------------------------------------------------------ deliveries and traces
 
     async def deliveries_of(self, event_ids: Sequence[str]) -> list[DeliveryView]:
         """What became of events, for each handler that is owed them."""
-        raise NotImplementedError
+        return await looking.deliveries(self.store, event_ids)
 
     async def trace(self, event_id: str) -> Trace:
         """All events of the same correlation as far as this store knows. Raises NotFound."""
-        raise NotImplementedError
+        return await trace([self], event_id)
 
     async def trace_part(self, correlation_id: str) -> TracePart:
         """What this store knows of a correlation, for `antiphon.policy.tracing.merge`."""
-        raise NotImplementedError
+        events = await self.events_of(correlation_id, limit=TRACE_LIMIT + 1)
+        truncated = len(events) > TRACE_LIMIT
+        events = events[:TRACE_LIMIT]
+        return TracePart(
+            correlation_id=correlation_id,
+            events=tuple(events),
+            deliveries=tuple(await self.deliveries_of([event.id for event in events])),
+            truncated=truncated,
+        )
 
-    async def forget(self, handler: str) -> Forgotten:
-        """Forget a handler that is no longer in the code. Raises NotFound, and AntiphonError while it runs."""
-        raise NotImplementedError
+    # ------------------------------------------------------------------ upkeep
 
     async def prune(self, before_ms: int) -> Pruned:
         """Remove what came before *before_ms* (wall) and nobody needs any more."""
-        raise NotImplementedError
+        return await maintenance.prune(self.store, before_ms)
 
     async def backup(self, target: Path) -> BackupReport:
-        """Copy the store to a new file while it is in use, and check the copy. Raises StoreError."""
-        raise NotImplementedError
+        """Copy the store to a new file while it is in use, and check the copy. Raises StoreError.
+
+        Stores that exchange events are copied together, by `backup_all`.
+        """
+        return (await backups.backup([(self.store, target)]))[0]
+
+
+def _terms(type_: str | None, correlation_id: str | None) -> list[tuple[str, str]]:
+    chosen = ((_TYPE, type_), (_CORRELATION, correlation_id))
+    return [(sql, value) for sql, value in chosen if value is not None]
 
 
 async def trace(desks: Sequence[Desk], event_id: str) -> Trace:
     """The trace of an event over several stores. Raises NotFound if none has it."""
-    raise NotImplementedError
+    matching = {row[0] for desk in desks for row in desk.store.read("ids_from", (event_id,))}
+    if len(matching) > 1 and event_id not in matching:
+        # Each store may know but one of them.
+        raise NotFound(f"several events begin with {event_id!r}", mend=f"Say more of it: {', '.join(sorted(matching))}")
+    correlations: set[str] = set()
+    missing: NotFound | None = None
+    for desk in desks:
+        try:
+            correlations.add((await desk.event(event_id)).correlation_id)
+        except NotFound as error:
+            missing = error
+    if not correlations:
+        raise missing or NotFound("there is no store", where=event_id)
+    correlation_id = correlations.pop()
+    return merge([await desk.trace_part(correlation_id) for desk in desks])
+
+
+async def backup_all(desks: Sequence[Desk], folder: Path) -> list[BackupReport]:
+    """Copy stores, each to a file of its name in *folder*, as they are at one moment together.
+
+    Writers wait for an instant, not for the copying. Raises StoreError if a file is there already.
+    """
+    return await backups.backup([(desk.store, folder / desk.store.path.name) for desk in desks])
 
 
 @asynccontextmanager
@@ -101,8 +184,14 @@ async def open_desk(
 
     Raises NotFound if there is no such file, StoreError if it cannot be opened.
     """
-    raise NotImplementedError
-    yield
+    if not is_store(path):
+        raise NotFound("there is no store", where=str(path), mend="Name the data directory of an application")
+    store = SqliteStore(path, clock=clock, owner=f"desk-{os.getpid()}-{clock.new_id()[-12:]}")
+    await store.open()
+    try:
+        yield Desk(store, event_types)
+    finally:
+        await store.close()
 
 
 @asynccontextmanager
@@ -110,5 +199,19 @@ async def open_desks(
     data: Path, clock: Clock, event_types: Mapping[str, EventType] | None = None
 ) -> AsyncIterator[list[Desk]]:
     """A desk on each store in the directory *data*, the bus (named ``bus``) last. Raises as `open_desk`."""
-    raise NotImplementedError
-    yield
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(open_desk(path, clock, event_types)) for path in stores_in(data)]
+
+
+def stores_in(data: Path) -> list[Path]:
+    """The stores in a directory, the bus last; other databases are left alone."""
+    return sorted(filter(is_store, data.glob("*.db")), key=lambda path: (path.stem == "bus", path.stem))
+
+
+def is_store(path: Path) -> bool:
+    """Whether the file at *path* is a store. Raises StoreError if it cannot be read."""
+    if not path.is_file():
+        return False
+    # To open a store brings its tables up to date, and would put them into any other database.
+    with translated(path), closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as found:
+        return found.execute("SELECT 1 FROM sqlite_master WHERE name = 'antiphon_meta'").fetchone() is not None

@@ -33,34 +33,44 @@ class Gate:
 
     def __init__(self, folder: Path, clock: Clock) -> None:
         self._clock = clock
+        self._thread: asyncio.Future[None] | None = None
         self._turnstile = os.open(folder / "turnstile", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._gate = os.open(folder / "gate", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     async def acquire(self) -> None:
-        """Wait for the gate without blocking the loop."""
-        if not self.acquire_nowait():
-            waiting = asyncio.ensure_future(self._clock.run_blocking(self._acquire_blocking))
-            try:
-                await asyncio.shield(waiting)
-            except asyncio.CancelledError:
-                # The thread cannot be called back: whatever it gets, it hands back.
-                waiting.add_done_callback(self._hand_back)
-                raise
+        """Wait for the gate without blocking the loop. One waiter at a time: the writer sees to that."""
+        while self._thread is not None:
+            # One whose waiter was cancelled: whatever it still gets, it hands back first.
+            await asyncio.wait([self._thread])
+        if self.acquire_nowait():
+            return
+        thread = self._thread = asyncio.ensure_future(self._clock.run_blocking(self.acquire_blocking))
+        try:
+            await asyncio.shield(thread)
+        except asyncio.CancelledError:
+            thread.add_done_callback(self._hand_back)
+            raise
+        except OSError:
+            self._thread = None
+            raise
+        self._thread = None
 
-    def _hand_back(self, waiting: asyncio.Future[None]) -> None:
-        if not waiting.cancelled() and waiting.exception() is None:
+    def _hand_back(self, thread: asyncio.Future[None]) -> None:
+        self._thread = None
+        if not thread.cancelled() and thread.exception() is None:
             self.release()
 
     def acquire_nowait(self) -> bool:
         """Take the gate if nobody holds it and nobody waits."""
-        if not _try_lock(self._turnstile):
+        if self._thread is not None or not _try_lock(self._turnstile):
             return False
         try:
             return _try_lock(self._gate)
         finally:
             fcntl.flock(self._turnstile, fcntl.LOCK_UN)
 
-    def _acquire_blocking(self) -> None:
+    def acquire_blocking(self) -> None:
+        """Wait for the gate in this thread."""
         fcntl.flock(self._turnstile, fcntl.LOCK_EX)
         try:
             fcntl.flock(self._gate, fcntl.LOCK_EX)
@@ -86,9 +96,12 @@ class Life:
     def __init__(self, folder: Path, owner: str, services: Iterable[str]) -> None:
         self._folder = folder
         self._path = folder / f"{owner}.alive"
-        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        unborn = folder / f"{owner}.unborn"
+        self._fd = os.open(unborn, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._fd, fcntl.LOCK_EX)
         os.write(self._fd, "\n".join(sorted(services)).encode())
+        # Seen by others only now: one that is there and not locked would be taken for dead.
+        unborn.rename(self._path)
 
     def beat(self) -> None:
         """Show that the worker does not hang."""
@@ -192,6 +205,17 @@ class Bell:
         for fd in (self._fd, *self._others.values()):
             os.close(fd)
         self._others.clear()
+
+
+def ring(folder: Path) -> None:
+    """Wake every process that listens, from a writer that has no bell of its own. Never blocks."""
+    for bell in folder.glob("*.bell"):
+        with contextlib.suppress(OSError):
+            fd = os.open(bell, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                os.write(fd, b"!")
+            finally:
+                os.close(fd)
 
 
 def _try_lock(fd: int) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from antiphon.model.handlers import HandlerSpec
@@ -22,43 +23,72 @@ STRIKES_TO_SUSPECT = 2
 SUSPECTS = 256
 
 
-async def register(unit: SqliteUnit, handlers: Sequence[HandlerSpec], now_ms: int) -> None:
-    """Make cursors and subscriptions; those of types that a handler no longer names are dropped."""
+async def register(
+    unit: SqliteUnit,
+    handlers: Sequence[HandlerSpec],
+    elsewhere: Sequence[HandlerSpec],
+    services: Iterable[str],
+    now_ms: int,
+) -> None:
+    """Make cursors and subscriptions; those of types that a handler no longer names are dropped.
+
+    Of *elsewhere*, which other processes run, what is known already is left alone. *handlers* are all that
+    *services* have: any other of theirs is noted as removed; what it is owed is kept until it is forgotten.
+    """
     head = (await unit.fetch_all(query("head")))[0][0]
-    for handler in handlers:
+    for handler, is_here in [*((each, True) for each in handlers), *((each, False) for each in elsewhere)]:
         start = head if handler.start == "now" else 0
-        is_new = await unit.execute(query("put_handler"), (handler.name, handler.service, start, now_ms)) == 1
-        found = await unit.fetch_all("SELECT id, seq FROM antiphon_handlers WHERE name = ?", (handler.name,))
-        handler_id, cursor = found[0]
-        for type_ in handler.type_names:
-            await unit.execute(query("put_subscription"), (handler_id, type_, start if is_new else cursor))
-        kept = ", ".join("?" * len(handler.types))
-        await unit.execute(
-            f"DELETE FROM antiphon_subscriptions WHERE handler_id = ? AND type NOT IN ({kept})",  # noqa: S608
-            (handler_id, *handler.type_names),
-        )
+        await subscribe(unit, handler.name, handler.service, handler.type_names, start, now_ms, only_new=not is_here)
+    complete = {*services, *(handler.service for handler in handlers)}
+    await note_removed(unit, [handler.name for handler in handlers], complete, now_ms)
+
+
+async def subscribe(
+    unit: SqliteUnit, name: str, service: str, types: Sequence[str], start: int, now_ms: int, *, only_new: bool = False
+) -> None:
+    """A handler is owed events of *types* from *start* on if it is new, of those added later from its cursor on."""
+    is_new = await unit.execute(query("put_handler"), (name, service, start, now_ms)) == 1
+    if only_new and not is_new:
+        return
+    found = await unit.fetch_all("SELECT id, seq FROM antiphon_handlers WHERE name = ?", (name,))
+    handler_id, cursor = found[0]
+    for type_ in types:
+        await unit.execute(query("put_subscription"), (handler_id, type_, start if is_new else cursor))
+    await unit.execute(
+        "DELETE FROM antiphon_subscriptions WHERE handler_id = ? AND type NOT IN (SELECT value FROM json_each(?))",
+        (handler_id, json.dumps(types)),
+    )
+
+
+async def note_removed(unit: SqliteUnit, names: Iterable[str], services: Iterable[str], now_ms: int) -> None:
+    """Of *services*, these are all handlers: others are removed since now, these are not, or no more."""
+    await unit.execute(query("note_removed"), (json.dumps(list(names)), now_ms, json.dumps(list(services))))
 
 
 async def acquire(store: SqliteStore, handler: str, owner: str) -> Lease | None:
-    """Take the lease if it is free, expired, or its owner is dead; None otherwise."""
+    """Take the lease if it is free, expired, its owner is dead, or *owner* has it and could not release it."""
     found = await store.fetch_all("SELECT * FROM antiphon_handlers WHERE name = ?", (handler,))
-    if not found or not _is_free(store, found[0]):
+    if not found or not _is_free(store, found[0], owner):
         return None
-    epoch = found[0]["epoch"]
     async with store.unit() as unit:
-        until = store.store_ms() + LEASE_MS
-        if not await unit.execute(query("take_lease"), (owner, until, handler, epoch)):
-            return None
+        # Looked at again behind the gate: it may have been renewed or released meanwhile.
         row = (await unit.fetch_all("SELECT * FROM antiphon_handlers WHERE name = ?", (handler,)))[0]
+        if not _is_free(store, row, owner):
+            return None
+        await unit.execute(query("take_lease"), (owner, store.store_ms() + LEASE_MS, handler))
         strikes, suspect_seq = row["strikes"], row["suspect_seq"]
-        if found[0]["owner"] is not None:
+        if row["owner"] == owner:
+            await unit.execute(query("release_running"), (store.store_ms(), store.clock.now_ms(), row["id"]))
+        elif row["owner"] is not None:
             strikes, suspect_seq = await _blame(store, unit, row)
             await unit.execute(query("suspect_handler"), (strikes, suspect_seq, row["id"]))
-    return Lease(handler, row["id"], owner, epoch + 1, row["seq"], suspect_seq)
+    return Lease(handler, row["id"], owner, row["epoch"] + 1, row["seq"], suspect_seq)
 
 
-def _is_free(store: SqliteStore, row: Any) -> bool:
-    return row["owner"] is None or row["lease_until_ms"] <= store.store_ms() or not is_alive(store.host, row["owner"])
+def _is_free(store: SqliteStore, row: Any, owner: str) -> bool:
+    if row["owner"] is None or row["owner"] == owner or row["lease_until_ms"] <= store.store_ms():
+        return True
+    return not is_alive(store.host, row["owner"])
 
 
 async def _blame(store: SqliteStore, unit: SqliteUnit, row: Any) -> tuple[int, int]:
@@ -72,7 +102,7 @@ async def _blame(store: SqliteStore, unit: SqliteUnit, row: Any) -> tuple[int, i
     await unit.execute(query("record_crashes"), (now, handler_id))
     running = await unit.execute(query("suspect_running"), (store.store_ms(), now, handler_id))
     types = await unit.fetch_all("SELECT type FROM antiphon_subscriptions WHERE handler_id = ?", (handler_id,))
-    fresh = store.read_after([type_ for (type_,) in types], row["seq"], SUSPECTS)
+    fresh = store.read_owed(handler_id, [type_ for (type_,) in types], row["seq"], SUSPECTS)
     due = store.read("due_deliveries", (handler_id, store.store_ms(), 1))
     if running or not (fresh or due):
         return row["strikes"], row["suspect_seq"]

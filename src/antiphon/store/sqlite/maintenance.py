@@ -1,14 +1,17 @@
-"""Upkeep of a file: checkpoints, retention, backup."""
+"""Upkeep of a file: checkpoints, retention, forgetting what the code no longer has."""
 
 from __future__ import annotations
 
 import sqlite3
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from antiphon.errors import StoreError
+from antiphon.errors import AntiphonError, NotFound
+from antiphon.model.views import Forgotten
+from antiphon.store.sqlite import looking
+from antiphon.store.sqlite.queries import query
+from antiphon.store.sqlite.unit import SqliteUnit
 
 if TYPE_CHECKING:
     from antiphon.store.sqlite.store import SqliteStore
@@ -16,9 +19,11 @@ if TYPE_CHECKING:
 # One large DELETE would hold the write lock for long; a thousand rows take some milliseconds.
 _CHUNK = 1_000
 
+_IDENTIFIED = ("antiphon_attempts", "antiphon_progress", "antiphon_deliveries")
+
 
 class Pruned(msgspec.Struct, frozen=True):
-    """What a pruning removed, and up to which position it was allowed to."""
+    """How many events a pruning removed, and up to which position it was allowed to."""
 
     events: int
     upto_seq: int
@@ -33,62 +38,115 @@ def checkpoint(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
-async def prune(store: SqliteStore, before_ms: int, sent_seq: int | None) -> Pruned:
-    """Remove events older than *before_ms* (wall) that nobody needs any more, in chunks.
+# ---------------------------------------------------------------------- retention
 
-    Kept is whatever a handler has not handled, any delivery that is not over (dead letters too, until
-    they are archived), what has not been sent to the bus (beyond *sent_seq*; None: no bus), what a
-    receiver of a bus has not taken, and the newest event, so that positions are never used again.
+
+async def mark(store: SqliteStore) -> None:
+    """Note how far the log has come by now. What had come by a time is later told by these marks."""
+    async with store.unit() as unit:
+        await unit.execute(query("put_mark"), (store.clock.now_ms(), store.head()))
+
+
+async def prune(store: SqliteStore, before_ms: int) -> Pruned:
+    """Remove events that had come before *before_ms* (wall) and that nobody needs any more, in chunks.
+
+    Kept is whatever a handler is owed and has not handled, whether it runs or not; any delivery that is not
+    over (dead letters too, until they are archived); what has not been sent to the bus (receivers are the
+    handlers of a bus's log); and the newest event, so that positions are never used again. When an event came is
+    told by the marks of this store, since its time is its producer's word.
     """
-    limit = await _needed_from(store, sent_seq)
-    removed = 0
+    await mark(store)
+    came_before = _came_before(store, before_ms)
+    limit = min(came_before, store.head() - 1, *(seq for (seq,) in store.read("sent")))
+    removed = after = 0
+    while after < limit:
+        end = store.read("window_end", (after, limit, _CHUNK))[0][0]
+        if end is None:
+            break
+        removed += await _prune_window(store, after, end)
+        after = end
+        await store.clock.sleep(0)
+    async with store.unit() as unit:
+        await unit.execute(query("prune_marks"), (came_before,))
+    await _prune_answers(store, before_ms)
+    await _prune_redrives(store, before_ms)
+    return Pruned(removed, max(limit, 0))
+
+
+def _came_before(store: SqliteStore, before_ms: int) -> int:
+    head = store.head()
+    if before_ms >= store.clock.now_ms():
+        return head
+    return int(store.read("mark_before", (before_ms, head))[0][0])
+
+
+async def _prune_window(store: SqliteStore, after: int, end: int) -> int:
+    """Remove what can go after *after*, up to *end*: at most a chunk."""
+    unneeded = f"antiphon_log AS l WHERE l.seq > ? AND l.seq <= ? AND {query('unneeded')}"
+    # A look without the write lock first: what is kept for somebody is looked at again and again.
+    if not (await store.fetch_all(f"SELECT EXISTS (SELECT 1 FROM {unneeded})", (after, end)))[0][0]:  # noqa: S608
+        return 0
+    async with store.unit() as unit:
+        removed = await unit.execute(f"DELETE FROM {unneeded}", (after, end))  # noqa: S608
+    for (handler_id,) in await store.fetch_all("SELECT id FROM antiphon_handlers"):
+        async with store.unit() as unit:
+            for name in ("prune_deliveries", "prune_attempts", "prune_progress"):
+                await unit.execute(query(name), (handler_id, after, end))
+    return removed
+
+
+async def _prune_answers(store: SqliteStore, before_ms: int) -> None:
     while True:
         async with store.unit() as unit:
-            rows = await unit.fetch_all(
-                "SELECT seq FROM antiphon_log WHERE seq < ? AND time_ms < ? AND NOT EXISTS (SELECT 1 FROM"
-                " antiphon_deliveries AS d WHERE d.seq = antiphon_log.seq AND d.archived IS NULL)"
-                " ORDER BY seq LIMIT ?",
-                (limit, before_ms, _CHUNK),
-            )
-            seqs = [(seq,) for (seq,) in rows]
-            for table in ("antiphon_log", "antiphon_deliveries", "antiphon_attempts", "antiphon_progress"):
-                await unit.execute_many(f"DELETE FROM {table} WHERE seq = ?", seqs)  # noqa: S608  names of ours
-            await unit.execute("DELETE FROM antiphon_idempotency WHERE created_ms < ?", (before_ms,))
-        removed += len(seqs)
-        if len(seqs) < _CHUNK:
-            return Pruned(removed, limit)
+            if await unit.execute(query("prune_idempotency"), (before_ms, _CHUNK)) < _CHUNK:
+                return
 
 
-async def _needed_from(store: SqliteStore, sent_seq: int | None) -> int:
-    """The first position that somebody still needs."""
-    needed = [store.head()]
-    cursors = await store.fetch_all(
-        "SELECT min(h.seq) FROM antiphon_handlers AS h"
-        " WHERE EXISTS (SELECT 1 FROM antiphon_log AS l JOIN antiphon_subscriptions AS s ON s.type = l.type"
-        " WHERE s.handler_id = h.id AND l.seq > h.seq)"
-    )
-    needed += [seq + 1 for (seq,) in cursors if seq is not None]
-    if sent_seq is not None:
-        needed.append(sent_seq + 1)
-    receivers = await store.fetch_all("SELECT min(seq) FROM antiphon_positions WHERE name GLOB 'inlet:*'")
-    if sent_seq is None:
-        needed += [seq + 1 for (seq,) in receivers if seq is not None]
-    return min(needed)
+async def _prune_redrives(store: SqliteStore, before_ms: int) -> None:
+    for (redrive_id,) in store.read("old_redrives", (before_ms,)):
+        removed = _CHUNK
+        while removed == _CHUNK:
+            async with store.unit() as unit:
+                removed = await unit.execute(query("prune_items"), (redrive_id, _CHUNK))
+        async with store.unit() as unit:
+            await unit.execute(query("prune_redrive"), (redrive_id,))
 
 
-def backup(path: Path, target: Path) -> None:
-    """Copy the database at *path* to *target* while it is in use, by SQLite's backup API.
+# ---------------------------------------------------------------------- forgetting
 
-    Raises StoreError if *target* exists: a backup never overwrites one.
+
+async def forget(store: SqliteStore, name: str) -> Forgotten:
+    """Forget a handler with all that it is owed.
+
+    Its history goes first, in chunks, and the handler last: a crash leaves a handler to be forgotten again.
+    Raises NotFound, and AntiphonError while a live worker has its lease.
     """
-    if target.exists():
-        raise StoreError("the file exists already", where=str(target), mend="Name a new file")
-    source = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
-    try:
-        copy = sqlite3.connect(target)
-        try:
-            source.backup(copy, pages=4096)
-        finally:
-            copy.close()
-    finally:
-        source.close()
+    status = next((status for status in await looking.handlers(store) if status.handler == name), None)
+    if status is None:
+        raise NotFound(f"there is no handler {name!r}", where=store.path.stem, mend="antiphon status lists them")
+    handler_id = store.read("handler_id", (name,))[0][0]
+    for table in _IDENTIFIED:
+        removed = _CHUNK
+        while removed >= _CHUNK:
+            async with store.unit() as unit:
+                await _check_stopped(store, unit, name)
+                removed = await unit.execute(_DELETE_SOME.format(table=table), (handler_id, _CHUNK))
+    async with store.unit() as unit:
+        await _check_stopped(store, unit, name)
+        for table in _IDENTIFIED:
+            await unit.execute(f"DELETE FROM {table} WHERE handler_id = ?", (handler_id,))  # noqa: S608
+        await unit.execute("DELETE FROM antiphon_handlers WHERE id = ?", (handler_id,))  # subscriptions follow
+    return Forgotten(handler=name, unhandled=status.lag, open=status.counts.open, dead=status.counts.dead)
+
+
+_DELETE_SOME = (
+    "DELETE FROM {table} WHERE handler_id = ?1 AND seq <="
+    " (SELECT max(seq) FROM (SELECT seq FROM {table} WHERE handler_id = ?1 ORDER BY seq LIMIT ?2))"
+)
+
+
+async def _check_stopped(store: SqliteStore, unit: SqliteUnit, name: str) -> None:
+    rows = await unit.fetch_all("SELECT owner, lease_until_ms FROM antiphon_handlers WHERE name = ?", (name,))
+    for owner, lease_until_ms in rows:
+        if looking.is_running(store, owner, lease_until_ms):
+            raise AntiphonError(f"it runs (in {owner})", where=name, mend="Stop the processes that run it")

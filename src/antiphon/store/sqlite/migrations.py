@@ -7,7 +7,8 @@ from pathlib import Path
 
 from antiphon.errors import StoreVersion
 from antiphon.ports import Clock
-from antiphon.store.sqlite.queries import text
+from antiphon.store.sqlite.leases import LEASE_MS
+from antiphon.store.sqlite.queries import query, text
 
 #: The files that lead from one version of the tables to the next; the n-th makes version n.
 MIGRATIONS = ("schema.sql",)
@@ -18,11 +19,12 @@ _META = "CREATE TABLE IF NOT EXISTS antiphon_meta (name TEXT PRIMARY KEY, value)
 def migrate(connection: sqlite3.Connection, path: Path) -> None:
     """Bring the tables to this code's version, inside the caller's transaction.
 
+    An up-to-date file is not written to: every process on it would prepare its statements anew.
     Raises StoreVersion when the file was written by a newer Antiphon.
     """
     connection.execute(_META)
-    found = connection.execute("SELECT value FROM antiphon_meta WHERE name = 'version'").fetchone()
-    version = found[0] if found else 0
+    known = dict(connection.execute("SELECT name, value FROM antiphon_meta WHERE name IN ('version', 'views')"))
+    version = known.get("version", 0)
     if version > len(MIGRATIONS):
         raise StoreVersion(
             f"its tables have version {version}, this Antiphon knows up to {len(MIGRATIONS)}",
@@ -31,8 +33,11 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
         )
     for name in MIGRATIONS[version:]:
         run_script(connection, text(name))
-    run_script(connection, text("views.sql"))
-    _set(connection, "version", len(MIGRATIONS))
+    views = text("views.sql")
+    if version < len(MIGRATIONS) or known.get("views") != views:
+        run_script(connection, views)
+        _set(connection, "views", views)
+        _set(connection, "version", len(MIGRATIONS))
 
 
 def clock_offset_ms(connection: sqlite3.Connection, clock: Clock) -> int:
@@ -40,14 +45,15 @@ def clock_offset_ms(connection: sqlite3.Connection, clock: Clock) -> int:
 
     The store's clock starts at wall time at the first open after a boot, and then follows the boot
     clock alone: leases and retries are not moved by a wall clock that jumps (in simulation, an hour of
-    skew stuck 21 of 60 seeds).
+    skew stuck 21 of 60 seeds). It never goes back: a machine that starts in 1970 goes on where it was.
     """
     known = dict(
         connection.execute("SELECT name, value FROM antiphon_meta WHERE name IN ('boot_id', 'clock_offset_ms')")
     )
     if known.get("boot_id") == clock.boot_id():
         return int(known["clock_offset_ms"])
-    offset = clock.now_ms() - clock.boot_ms()
+    latest = int(connection.execute(query("latest_store_ms"), (LEASE_MS,)).fetchone()[0])
+    offset = max(clock.now_ms(), latest) - clock.boot_ms()
     _set(connection, "boot_id", clock.boot_id())
     _set(connection, "clock_offset_ms", offset)
     return offset
@@ -69,13 +75,14 @@ def make_tables(connection: sqlite3.Connection, service: str, sql: str) -> None:
 def run_script(connection: sqlite3.Connection, script: str) -> None:
     """Run statements one by one: ``executescript`` would commit the caller's transaction."""
     statement = ""
-    for line in script.splitlines(keepends=True):
-        statement += line
+    for part in script.split(";"):
+        statement += f"{part};"
         if sqlite3.complete_statement(statement):
             connection.execute(statement)
             statement = ""
-    if statement.strip():
-        connection.execute(statement)
+    rest = statement.removesuffix(";")
+    if rest.strip():
+        connection.execute(rest)
 
 
 def _set(connection: sqlite3.Connection, name: str, value: str | int) -> None:

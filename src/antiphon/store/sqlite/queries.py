@@ -1,4 +1,4 @@
-"""Loads the named blocks of queries.sql."""
+"""Loads the named blocks of queries.sql (what the runtime needs) and desk.sql (what people ask)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def text(name: str) -> str:
 def blocks() -> dict[str, str]:
     """All named blocks, without their comments."""
     found: dict[str, str] = {}
-    for block in text("queries.sql").split("-- name: ")[1:]:
+    for block in (block for name in ("queries.sql", "desk.sql") for block in text(name).split("-- name: ")[1:]):
         name, _, body = block.partition("\n")
         found[name.strip()] = "\n".join(line for line in body.strip().splitlines() if not line.startswith("--"))
     return found

@@ -12,6 +12,13 @@ ON CONFLICT (id) DO NOTHING
 SELECT seq, id, type, version, key, service, time_ms, correlation_id, causation_id, traceparent, origin, data
 FROM antiphon_log WHERE type = ? AND seq > ? ORDER BY seq LIMIT ?
 
+-- name: read_owed
+-- The same, without what is addressed to another handler, or stays inside another service.
+SELECT seq, id, type, version, key, service, time_ms, correlation_id, causation_id, traceparent, origin, data
+FROM antiphon_log WHERE type = ?1 AND seq > ?2 AND (addressee = ?3 OR addressee IS NULL
+  AND (origin <> 2 OR service = (SELECT h.service FROM antiphon_handlers AS h WHERE h.id = ?3)))
+ORDER BY seq LIMIT ?4
+
 -- name: read_log
 -- Everything after a position.
 SELECT seq, id, type, version, key, service, time_ms, correlation_id, causation_id, traceparent, origin, data
@@ -44,9 +51,9 @@ SELECT EXISTS (SELECT 1 FROM antiphon_deliveries
                WHERE handler_id = ? AND status IN ('UNPROCESSED', 'IN_PROGRESS', 'RETRY'))
 
 -- name: open_keys
--- Which keys of a JSON list have a delivery that is not over.
+-- Which keys have a delivery that is not over; one mark for each. (In JSON, older SQLites cut a text at its NUL.)
 SELECT DISTINCT key FROM antiphon_deliveries
-WHERE handler_id = ? AND key IN (SELECT value FROM json_each(?))
+WHERE handler_id = ? AND key IN (?)
   AND status IN ('UNPROCESSED', 'IN_PROGRESS', 'RETRY')
 
 -- name: put_delivery
@@ -83,7 +90,7 @@ DELETE FROM antiphon_deliveries WHERE handler_id = ? AND seq = ?
 -- The first open delivery of a key may run, if it waited behind one that is over now.
 UPDATE antiphon_deliveries SET due_ms = ?1
 WHERE handler_id = ?2 AND status = 'UNPROCESSED' AND due_ms IS NULL
-  AND seq = (SELECT min(seq) FROM antiphon_deliveries
+  AND seq = (SELECT min(seq) FROM antiphon_deliveries INDEXED BY antiphon_deliveries_key
              WHERE handler_id = ?2 AND key = ?3 AND status IN ('UNPROCESSED', 'IN_PROGRESS', 'RETRY'))
 
 -- name: put_attempt
@@ -92,14 +99,19 @@ INSERT INTO antiphon_attempts (handler_id, seq, number, outcome, error_type, mes
 VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 
 -- name: due_deliveries
--- Deliveries whose time has come, earliest first; of a key only the first one that is open.
+-- Deliveries whose time has come, earliest first; of a key only the first one that is open, and none while
+-- one runs (a later one may, when an earlier one is redriven).
 SELECT d.seq, d.status, d.attempts, d.crashes, d.suspect, d.first_ms, d.key
 FROM antiphon_deliveries AS d
 WHERE d.handler_id = ?1 AND d.status IN ('UNPROCESSED', 'RETRY') AND d.due_ms IS NOT NULL AND d.due_ms <= ?2
-  AND (d.key IS NULL OR NOT EXISTS (
-       SELECT 1 FROM antiphon_deliveries AS earlier
-       WHERE earlier.handler_id = ?1 AND earlier.key = d.key AND earlier.seq < d.seq
-         AND earlier.status IN ('UNPROCESSED', 'IN_PROGRESS', 'RETRY')))
+  AND (d.key IS NULL OR (
+       NOT EXISTS (
+           SELECT 1 FROM antiphon_deliveries AS earlier INDEXED BY antiphon_deliveries_key
+           WHERE earlier.handler_id = ?1 AND earlier.key = d.key AND earlier.seq < d.seq
+             AND earlier.status IN ('UNPROCESSED', 'IN_PROGRESS', 'RETRY'))
+       AND NOT EXISTS (
+           SELECT 1 FROM antiphon_deliveries AS running INDEXED BY antiphon_deliveries_status
+           WHERE running.handler_id = ?1 AND running.status = 'IN_PROGRESS' AND running.key = d.key)))
 ORDER BY d.due_ms, d.seq LIMIT ?3
 
 -- name: following_deliveries
@@ -109,9 +121,18 @@ WHERE handler_id = ? AND key = ? AND seq > ? AND status IN ('UNPROCESSED', 'IN_P
 ORDER BY seq LIMIT ?
 
 -- name: next_due
--- When the earliest waiting delivery is due.
-SELECT min(due_ms) FROM antiphon_deliveries
-WHERE handler_id = ? AND status IN ('UNPROCESSED', 'RETRY') AND due_ms IS NOT NULL
+-- When the earliest delivery is due that waits for nothing but its time (as in due_deliveries).
+SELECT d.due_ms FROM antiphon_deliveries AS d
+WHERE d.handler_id = ?1 AND d.status IN ('UNPROCESSED', 'RETRY') AND d.due_ms IS NOT NULL
+  AND (d.key IS NULL OR (
+       NOT EXISTS (
+           SELECT 1 FROM antiphon_deliveries AS earlier INDEXED BY antiphon_deliveries_key
+           WHERE earlier.handler_id = ?1 AND earlier.key = d.key AND earlier.seq < d.seq
+             AND earlier.status IN ('UNPROCESSED', 'IN_PROGRESS', 'RETRY'))
+       AND NOT EXISTS (
+           SELECT 1 FROM antiphon_deliveries AS running INDEXED BY antiphon_deliveries_status
+           WHERE running.handler_id = ?1 AND running.status = 'IN_PROGRESS' AND running.key = d.key)))
+ORDER BY d.due_ms LIMIT 1
 
 -- name: put_timer
 -- An event, or a schedule, that waits for its time.
@@ -151,11 +172,22 @@ INSERT INTO antiphon_handlers (name, service, seq, updated_ms) VALUES (?, ?, ?, 
 INSERT INTO antiphon_subscriptions (handler_id, type, start_seq) VALUES (?, ?, ?)
 ON CONFLICT (handler_id, type) DO NOTHING
 
--- name: take_lease
--- Take a lease that is free, expired, or whose owner was seen to be dead.
+-- name: note_removed
+-- Since when services (a JSON list) have no handlers but some (a JSON list).
 UPDATE antiphon_handlers
-SET owner = ?, epoch = epoch + 1, lease_until_ms = ?
-WHERE name = ? AND epoch = ?
+SET removed_ms = CASE WHEN name IN (SELECT value FROM json_each(?1)) THEN NULL ELSE coalesce(removed_ms, ?2) END
+WHERE service IN (SELECT value FROM json_each(?3))
+  AND EXISTS (SELECT 1 FROM antiphon_subscriptions AS s WHERE s.handler_id = antiphon_handlers.id)
+
+-- name: report_taken
+-- A receiver of a bus has come so far.
+UPDATE antiphon_handlers SET seq = max(seq, ?), updated_ms = ? WHERE name = ?
+
+-- name: take_lease
+-- Take a lease that is free, expired, or whose owner was seen to be dead. A pause was its worker's.
+UPDATE antiphon_handlers
+SET owner = ?, epoch = epoch + 1, lease_until_ms = ?, paused_until_ms = NULL, pause_reason = NULL
+WHERE name = ?
 
 -- name: suspect_handler
 -- What repeated deaths say about the handler's next events.
@@ -167,7 +199,7 @@ UPDATE antiphon_handlers SET lease_until_ms = ? WHERE owner = ?
 
 -- name: release_lease
 -- A clean hand-over: nobody is suspected.
-UPDATE antiphon_handlers SET owner = NULL, lease_until_ms = 0 WHERE id = ? AND epoch = ?
+UPDATE antiphon_handlers SET owner = NULL, lease_until_ms = ? WHERE id = ? AND epoch = ?
 
 -- name: release_running
 -- Attempts that a stop of ours interrupted are due at once and have burnt nothing.
@@ -190,6 +222,11 @@ WHERE handler_id = ? AND status IN ('UNPROCESSED', 'RETRY') AND due_ms IS NOT NU
 INSERT INTO antiphon_attempts (handler_id, seq, number, outcome, error_type, message, at_ms)
 SELECT handler_id, seq, attempts, 'crashed', 'ProcessDied', 'the process died while this attempt ran', ?
 FROM antiphon_deliveries WHERE handler_id = ? AND status = 'IN_PROGRESS'
+
+-- name: latest_store_ms
+-- A moment that the store's clock is known to have reached: a lease was given back, or extended.
+SELECT coalesce(max(CASE WHEN owner IS NULL THEN lease_until_ms ELSE lease_until_ms - ? END), 0)
+FROM antiphon_handlers
 
 -- name: pause_handler
 -- Pause (or, with NULL, resume) a handler.

@@ -13,15 +13,24 @@ CREATE TABLE antiphon_log (
     causation_id   TEXT,
     traceparent    TEXT,                         -- NULL: derived from correlation_id and id
     origin         INTEGER NOT NULL DEFAULT 0,   -- 0 published here, 1 received from the bus, 2 stays inside its service
+    addressee      INTEGER,                      -- the one handler that is owed it (an edited dead letter); NULL: all
     data           BLOB    NOT NULL
 );
 CREATE UNIQUE INDEX antiphon_log_id ON antiphon_log (id);          -- the inbox: an id is seen once
 CREATE INDEX antiphon_log_type ON antiphon_log (type);             -- seq, the row id, is part of every index
 CREATE INDEX antiphon_log_correlation ON antiphon_log (correlation_id) WHERE correlation_id IS NOT NULL;
+CREATE INDEX antiphon_log_addressee ON antiphon_log (type) WHERE addressee IS NOT NULL;
+
+-- When the log had come how far, noted every few minutes: what is old is told by these, since the time of an
+-- event is its producer's word.
+CREATE TABLE antiphon_marks (
+    at_ms INTEGER PRIMARY KEY,                       -- wall
+    seq   INTEGER NOT NULL
+);
 
 -- One row a handler: its cursor, lease, pause and counters.
 CREATE TABLE antiphon_handlers (
-    id                 INTEGER PRIMARY KEY,
+    id                 INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used again: events and history refer to it
     name               TEXT    NOT NULL UNIQUE,
     service            TEXT    NOT NULL,
     seq                INTEGER NOT NULL,             -- the cursor: up to here all is done or has a delivery row
@@ -34,6 +43,7 @@ CREATE TABLE antiphon_handlers (
     pause_reason       TEXT,
     handled            INTEGER NOT NULL DEFAULT 0,
     failed_invocations INTEGER NOT NULL DEFAULT 0,
+    removed_ms         INTEGER,                      -- wall; since then its service's code has no such handler
     updated_ms         INTEGER NOT NULL              -- wall
 );
 CREATE TABLE antiphon_subscriptions (
@@ -79,15 +89,17 @@ CREATE INDEX antiphon_deliveries_key ON antiphon_deliveries (handler_id, key, se
     WHERE status IN ('UNPROCESSED', 'IN_PROGRESS', 'RETRY');
 CREATE INDEX antiphon_deliveries_dead ON antiphon_deliveries (fingerprint, handler_id, seq)
     WHERE status IN ('ERROR', 'FAILED');
-CREATE INDEX antiphon_deliveries_status ON antiphon_deliveries (handler_id, status);
+CREATE INDEX antiphon_deliveries_died ON antiphon_deliveries (updated_ms)
+    WHERE status IN ('ERROR', 'FAILED');
+CREATE INDEX antiphon_deliveries_status ON antiphon_deliveries (handler_id, status, archived);
 
--- Every attempt of a delivery that did not succeed at once.
+-- Every attempt of a delivery that did not succeed at once, and what a person did between two of them.
 CREATE TABLE antiphon_attempts (
     id         INTEGER PRIMARY KEY,
     handler_id INTEGER NOT NULL,
     seq        INTEGER NOT NULL,
     number     INTEGER NOT NULL,
-    outcome    TEXT    NOT NULL,                     -- completed, failed, crashed, probe
+    outcome    TEXT    NOT NULL,                     -- completed, failed, crashed, probe; redriven, edited, archived
     error_type TEXT,
     message    TEXT,
     traceback  TEXT,
@@ -132,3 +144,32 @@ CREATE TABLE antiphon_idempotency (
     created_ms  INTEGER NOT NULL,                    -- wall
     PRIMARY KEY (route, key)
 ) WITHOUT ROWID;
+CREATE INDEX antiphon_idempotency_created ON antiphon_idempotency (created_ms);
+
+-- Redrives of many dead letters. Which ones is settled when it is submitted; it goes on after a crash.
+CREATE TABLE antiphon_redrives (
+    id         TEXT    PRIMARY KEY,
+    state      TEXT    NOT NULL CHECK (state IN ('canary', 'running', 'settling', 'done', 'stopped', 'cancelled')),
+    reason     TEXT,                                 -- why it was stopped
+    what       TEXT    NOT NULL,                     -- JSON: the filter
+    canary     INTEGER NOT NULL,                     -- whether one goes ahead
+    rate       REAL,                                 -- a second; NULL: no limit
+    stop_share REAL,                                 -- the share of failures that stops it; NULL: none does
+    stop_after INTEGER NOT NULL,                     -- of at least so many outcomes
+    total      INTEGER NOT NULL,
+    waiting    INTEGER NOT NULL,
+    succeeded  INTEGER NOT NULL DEFAULT 0,
+    failed     INTEGER NOT NULL DEFAULT 0,
+    skipped    INTEGER NOT NULL DEFAULT 0,
+    next_ms    INTEGER NOT NULL,                     -- store; nothing goes before
+    created_ms INTEGER NOT NULL,                     -- wall
+    updated_ms INTEGER NOT NULL                      -- wall
+) WITHOUT ROWID;
+CREATE TABLE antiphon_redrive_items (
+    redrive_id TEXT    NOT NULL,
+    seq        INTEGER NOT NULL,
+    handler_id INTEGER NOT NULL,
+    state      TEXT    NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'sent', 'succeeded', 'failed', 'skipped')),
+    PRIMARY KEY (redrive_id, seq, handler_id)
+) WITHOUT ROWID;
+CREATE INDEX antiphon_redrive_items_state ON antiphon_redrive_items (redrive_id, state);

@@ -9,7 +9,8 @@ from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.pool import StaticPool
 
-from antiphon.errors import DeclarationError
+from antiphon.errors import DeclarationError, RolledBack
+from antiphon.policy.statements import only_reads
 from antiphon.ports import Unit
 from antiphon.store.sqlite.unit import SqliteUnit
 
@@ -36,6 +37,28 @@ class _InlineDialect(SQLiteDialect_pysqlite):
     def do_close(self, dbapi_connection: Any) -> None:
         """Closed by the store."""
 
+    def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+        """Run one statement, unless it would be committed by itself or end what is not its own."""
+        _check(cursor, statement)
+        cursor.execute(statement, parameters)
+
+    def do_executemany(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+        """Run one statement for many rows."""
+        _check(cursor, statement)
+        cursor.executemany(statement, parameters)
+
+    def do_execute_no_params(self, cursor: Any, statement: str, context: Any = None) -> None:
+        """Run one statement that has no parameters."""
+        _check(cursor, statement)
+        cursor.execute(statement)
+
+
+def _check(cursor: Any, statement: str) -> None:
+    if not cursor.connection.in_transaction:
+        raise RolledBack("SQLite has rolled back the whole transaction", mend="Let the error end the handler")
+    if "sa_savepoint" not in statement:
+        only_reads(statement)
+
 
 class Sessions:
     """Makes an AsyncSession on a unit's transaction: ``async with sessions(unit) as session``."""
@@ -51,7 +74,10 @@ class Sessions:
         if engine is None:
             engine = _engine(connection)
             self._engines[id(connection)] = engine
-        return AsyncSession(engine, expire_on_commit=False, join_transaction_mode="create_savepoint")
+        # Closed for good at the handler's end: what it still did then would be in somebody else's transaction.
+        return AsyncSession(
+            engine, expire_on_commit=False, join_transaction_mode="create_savepoint", close_resets_only=False
+        )
 
 
 def _engine(connection: Any) -> AsyncEngine:

@@ -105,8 +105,14 @@ class SqliteStore:
     @asynccontextmanager
     async def unit(self) -> AsyncIterator[SqliteUnit]:
         """A write transaction; durable when the ``async with`` ends (see writer.py)."""
+        if not self._open:
+            raise StoreError("the store is closed", where=str(self.path))
         async with self.writer.unit() as group:
-            yield SqliteUnit(self.writer.connection, group, self.path, self.clock, self.store_ms())
+            unit = SqliteUnit(self.writer.connection, group, self.path, self.clock, self.store_ms())
+            try:
+                yield unit
+            finally:
+                unit.end()
 
     async def fetch_all(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """Read committed data. Rows have index and name access."""
@@ -121,6 +127,20 @@ class SqliteStore:
         with translated(self.path):
             return self._reader.execute(query(name), parameters).fetchall()
 
+    def read_each(self, name: str, parameters: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
+        """All rows of a named block for each of *parameters*, as of one moment: a commit between two reads would
+        show an event of one type and hide an earlier one of another, which would then be passed over."""
+        if len(parameters) == 1:
+            return self.read(name, parameters[0])
+        reader, sql = self._reader, query(name)
+        with translated(self.path):
+            reader.execute("BEGIN")
+            try:
+                return [row for each in parameters for row in reader.execute(sql, each).fetchall()]
+            finally:
+                if reader.in_transaction:
+                    reader.execute("ROLLBACK")
+
     def store_ms(self) -> int:
         """The store's clock, in milliseconds."""
         return self.clock.boot_ms() + self._offset_ms
@@ -131,10 +151,10 @@ class SqliteStore:
 
     # ------------------------------------------------------------------ handlers and leases
 
-    async def register(self, handlers: Sequence[HandlerSpec]) -> None:
+    async def register(self, handlers: Sequence[HandlerSpec], elsewhere: Sequence[HandlerSpec] = ()) -> None:
         """Make the cursors of handlers not seen before; a type added later is owed from now on."""
         async with self.unit() as unit:
-            await leases.register(unit, handlers, self.clock.now_ms())
+            await leases.register(unit, handlers, elsewhere, self._tables, self.clock.now_ms())
 
     async def acquire(self, handler: str, owner: str) -> Lease | None:
         """Take the handler's lease if it is free, expired, or its owner is dead."""
@@ -150,7 +170,7 @@ class SqliteStore:
     async def release(self, lease: Lease) -> None:
         """Give the lease back; interrupted attempts become due at once and have burnt nothing."""
         async with self.unit() as unit:
-            given = await unit.execute(query("release_lease"), (lease.handler_id, lease.epoch))
+            given = await unit.execute(query("release_lease"), (self.store_ms(), lease.handler_id, lease.epoch))
             if given:
                 now = self.clock.now_ms()
                 await unit.execute(query("release_running"), (self.store_ms(), now, lease.handler_id))
@@ -163,14 +183,12 @@ class SqliteStore:
 
         SQLite has one writer at a time, so positions become visible in order and none is skipped.
         """
-        return self.read_after(types, lease.seq, limit)
+        return self.read_owed(lease.handler_id, types, lease.seq, limit)
 
-    def read_after(self, types: Sequence[str], after_seq: int, limit: int) -> list[LoggedEvent]:
-        """The next events of *types* after a position. Each type is read through the index by itself:
+    def read_owed(self, handler_id: int, types: Sequence[str], after_seq: int, limit: int) -> list[LoggedEvent]:
+        """The next events after a position that a handler is owed. Each type is read through the index by itself:
         ``type IN (...)`` would sort the whole backlog."""
-        rows: list[tuple[Any, ...]] = []
-        for type_ in types:
-            rows += self.read("read_type", (type_, after_seq, limit))
+        rows = self.read_each("read_owed", [(type_, after_seq, handler_id, limit) for type_ in types])
         if len(types) > 1:
             rows.sort(key=lambda row: row[0])
             del rows[limit:]
@@ -213,8 +231,8 @@ class SqliteStore:
 
     async def next_due_ms(self, lease: Lease) -> int | None:
         """The store time at which the next delivery is due; None if none waits."""
-        due: int | None = self.read("next_due", (lease.handler_id,))[0][0]
-        return due
+        rows = self.read("next_due", (lease.handler_id,))
+        return int(rows[0][0]) if rows else None
 
     def next_timer_ms(self) -> int | None:
         """In how many milliseconds the next timer is due; None if none waits."""

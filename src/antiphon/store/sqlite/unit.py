@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from antiphon.errors import LeaseLost
+from antiphon.errors import DeclarationError, LeaseLost, RolledBack
 from antiphon.model.delivery import DeadLetter, Done, RetryAt, Status
 from antiphon.model.envelope import Envelope
 from antiphon.ports import TIMER_SET, Clock, Lease, LoggedEvent, Settled, Starting, Timer
-from antiphon.store.sqlite.connection import translated
+from antiphon.store.sqlite.connection import store_error, translated
 from antiphon.store.sqlite.queries import query
 from antiphon.store.sqlite.writer import Group
 
@@ -46,6 +45,18 @@ def logged(row: Sequence[Any]) -> LoggedEvent:
     return LoggedEvent(seq, envelope, origin)
 
 
+class _Over:
+    """Stands in for the connection of a unit that is over."""
+
+    __slots__ = ("_why",)
+
+    def __init__(self, why: Exception) -> None:
+        self._why = why
+
+    def __getattr__(self, name: str) -> Any:
+        raise self._why
+
+
 class SqliteUnit:
     """One unit of work on the writer's connection (``ports.Unit``).
 
@@ -73,28 +84,46 @@ class SqliteUnit:
         """Run one statement; returns the rows that it changed."""
         try:
             return self._cursor.execute(sql, parameters).rowcount
-        except sqlite3.Error:
-            with translated(self._path):
-                raise
+        except sqlite3.Error as error:
+            self._failed(error)
+            raise
 
     async def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> int:
         """Run one statement for each of *rows*; returns the rows changed."""
-        with translated(self._path):
+        try:
             return self._cursor.executemany(sql, rows).rowcount
+        except sqlite3.Error as error:
+            self._failed(error)
+            raise
 
     async def fetch_all(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """All rows: a cursor left half-fetched would keep the WAL from being checkpointed."""
         try:
             return self._cursor.execute(sql, parameters).fetchall()
-        except sqlite3.Error:
-            with translated(self._path):
-                raise
+        except sqlite3.Error as error:
+            self._failed(error)
+            raise
+
+    def _failed(self, error: sqlite3.Error) -> None:
+        """Raise our own error if *error* is the store's fault. If SQLite has rolled everything back, the unit
+        is over: what came now would be committed by itself, statement by statement."""
+        ours = store_error(error, self._path)
+        if not self._connection.in_transaction:
+            self.end(ours or RolledBack(f"SQLite rolled back the whole transaction ({error})", where=str(self._path)))
+        if ours is not None:
+            raise ours from error
+
+    def end(self, why: Exception | None = None) -> None:
+        """Nothing more can be done in this unit; who tries is told *why*."""
+        if not isinstance(self._connection, _Over):
+            self._connection = self._cursor = _Over(why or DeclarationError("the unit is over"))  # type: ignore[assignment]
 
     async def savepoint(self) -> None:
         """Mark a place to return to; the earlier mark is given up."""
+        execute = self._cursor.execute
         if self._has_savepoint:
-            self._connection.execute("RELEASE antiphon_event")
-        self._connection.execute("SAVEPOINT antiphon_event")
+            execute("RELEASE antiphon_event")
+        execute("SAVEPOINT antiphon_event")
         self._has_savepoint = True
 
     async def rollback_to_savepoint(self) -> None:
@@ -140,10 +169,10 @@ class SqliteUnit:
             query("park_delivery"), [(lease.handler_id, event.seq, event.envelope.key, now) for event in events]
         )
 
-    async def settle(self, lease: Lease, results: Sequence[Settled], upto_seq: int) -> None:
+    async def settle(self, lease: Lease, results: Sequence[Settled], upto_seq: int, plain: int = 0) -> None:
         """Apply verdicts and move the cursor. Raises LeaseLost when the fence has moved on."""
         now = self._clock.now_ms()
-        done = 0
+        done = plain
         freed: set[str] = set()
         for result in results:
             if type(result.verdict) is Done:
@@ -199,11 +228,15 @@ class SqliteUnit:
         if upto_seq > lease.seq:
             self._connection.execute(query("mark_progress"), (lease.handler_id, upto_seq, now))
 
-    async def open_keys(self, lease: Lease, keys: Sequence[str]) -> frozenset[str]:
+    async def open_keys(self, lease: Lease, keys: Iterable[str]) -> frozenset[str]:
         """Which of *keys* have a delivery that is not over."""
         if not self._connection.execute(query("has_open"), (lease.handler_id,)).fetchone()[0]:
             return frozenset()
-        found = self._connection.execute(query("open_keys"), (lease.handler_id, json.dumps(keys))).fetchall()
+        wanted = list(keys)
+        # Padded to a power of two, so that there are few different statements to prepare.
+        padded = [*wanted, *wanted[:1] * ((1 << (len(wanted) - 1).bit_length()) - len(wanted))] if wanted else []
+        sql = query("open_keys").replace("IN (?)", f"IN ({', '.join('?' * len(padded))})")
+        found = self._connection.execute(sql, (lease.handler_id, *padded)).fetchall()
         return frozenset(key for (key,) in found)
 
     async def pause(self, lease: Lease, until_ms: int | None, reason: str | None) -> None:
@@ -222,6 +255,10 @@ class SqliteUnit:
     async def move_position(self, name: str, seq: int) -> None:
         """Note that everything up to *seq* of *name* has been taken. Positions never go back."""
         self._connection.execute(query("move_position"), (name, seq, self._clock.now_ms()))
+
+    def wake(self, types: Iterable[str]) -> None:
+        """Wake, once this has committed, whoever listens to one of *types*."""
+        self._group.types.update(types)
 
     async def end_timer(self, timer_id: str) -> bool:
         """Remove a timer; False if there is none, or it has fired."""

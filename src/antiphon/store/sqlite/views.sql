@@ -1,4 +1,4 @@
--- The event tables, for any SQL client. They are made anew at every open, so they may change freely.
+-- The event tables, for any SQL client. They are made anew whenever this file has changed, so they may change freely.
 
 -- One row per event and handler, with the status that follows from the cursor and the delivery rows.
 DROP VIEW IF EXISTS antiphon_events;
@@ -27,6 +27,7 @@ SELECT l.id                                                            AS EVENT_
 FROM antiphon_log AS l
 JOIN antiphon_subscriptions AS s ON s.type = l.type AND l.seq > s.start_seq
 JOIN antiphon_handlers AS h ON h.id = s.handler_id
+     AND (l.addressee = h.id OR l.addressee IS NULL AND (l.origin <> 2 OR l.service = h.service))
 LEFT JOIN antiphon_deliveries AS d ON d.handler_id = h.id AND d.seq = l.seq;
 
 -- What was received from outside this store.
@@ -45,7 +46,8 @@ SELECT DISTINCT l.id AS EVENT_ID, l.type AS TOPIC, l.service AS SOURCE_SERVICE, 
        strftime('%Y-%m-%dT%H:%M:%fZ', l.time_ms / 1000.0, 'unixepoch') AS CREATED_DTTM
 FROM antiphon_log AS l
 LEFT JOIN antiphon_subscriptions AS s ON s.type = l.type AND l.seq > s.start_seq
-LEFT JOIN antiphon_handlers AS h ON h.id = s.handler_id;
+LEFT JOIN antiphon_handlers AS h ON h.id = s.handler_id
+WHERE l.addressee IS NULL OR l.addressee = h.id;
 
 -- The dead letters that wait for somebody's decision.
 DROP VIEW IF EXISTS antiphon_dead_letters;

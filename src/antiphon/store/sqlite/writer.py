@@ -8,9 +8,10 @@ durable (group commit). Each unit's ``async with`` ends only when its work is du
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from antiphon.errors import StoreError
 from antiphon.ports import Clock
 from antiphon.store.sqlite.connection import is_busy, translated
 from antiphon.store.sqlite.host import Gate
+
+log = logging.getLogger("antiphon.store")
 
 # A transaction takes in more units for this long, so that no other process waits much longer.
 GROUP_MS = 10
@@ -79,7 +82,7 @@ class Writer:
             await self._abandon(group, joined)
             raise
         group.members += 1
-        if self._waiting and self._clock.boot_ms() - group.started_ms < GROUP_MS:
+        if self._may_join(group):
             self._turn.release()
         else:
             await self._finish(group)
@@ -121,7 +124,7 @@ class Writer:
             try:
                 self.connection.execute("BEGIN IMMEDIATE")
                 return
-            except sqlite3.OperationalError as error:
+            except sqlite3.Error as error:
                 with translated(self._path):
                     if not is_busy(error) or self._clock.boot_ms() > deadline:
                         raise
@@ -140,18 +143,36 @@ class Writer:
             else:
                 self.connection.execute("ROLLBACK")
         except sqlite3.Error as error:
+            with suppress(sqlite3.Error):
+                self.connection.execute("ROLLBACK")
             self._fail(group, StoreError(f"could not roll back ({error})", where=str(self._path)))
         if group.members and not group.durable.done():
             await self._finish(group)
         else:
             self._close_group()
 
+    def _may_join(self, group: Group) -> bool:
+        """Whether a unit waits that may still join the group."""
+        return self._waiting > 0 and self._clock.boot_ms() - group.started_ms < GROUP_MS
+
     async def _finish(self, group: Group) -> None:
-        """Commit, whatever happens to the task that runs this."""
-        chore = asyncio.ensure_future(self._commit(group))
+        """Commit, or leave it to a unit that joins, whatever happens to the task that runs this."""
+        await asyncio.shield(self._chore(self._commit_unless_joined(group)))
+
+    def _chore(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Do *work* in a task of its own: the caller may be cancelled, a statement in a thread cannot."""
+        chore = asyncio.ensure_future(work)
         self._chores.add(chore)
         chore.add_done_callback(self._chores.discard)
-        await asyncio.shield(chore)
+        return chore
+
+    async def _commit_unless_joined(self, group: Group) -> None:
+        # Whom the last commit has woken is about to write again: one turn of the loop lets it join.
+        await asyncio.sleep(0)
+        if self._may_join(group):
+            self._turn.release()
+        else:
+            await self._commit(group)
 
     async def _commit(self, group: Group) -> None:
         try:
@@ -166,7 +187,11 @@ class Writer:
         finally:
             self._close_group()
         if not group.durable.exception():
-            self._committed(group.types)
+            try:
+                self._committed(group.types)
+            except Exception:
+                # Durable all the same: whoever was to be woken finds it within a second (look_after).
+                log.exception("a commit in %s could not be announced", self._path)
 
     async def _commit_once(self) -> None:
         loop = asyncio.get_running_loop()
@@ -191,9 +216,7 @@ class Writer:
     def _commit_if_left_alone(self) -> None:
         """A waiter left: if the open group counted on it, commit now."""
         if self._group is not None and not self._waiting and not self._turn.locked():
-            chore = asyncio.ensure_future(self._commit_abandoned())
-            self._chores.add(chore)
-            chore.add_done_callback(self._chores.discard)
+            self._chore(self._commit_abandoned())
 
     async def _commit_abandoned(self) -> None:
         await self._turn.acquire()
@@ -204,9 +227,19 @@ class Writer:
 
     async def exclusive(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
         """Run *work* in a thread while nobody writes, in this process or another (checkpoints, closing)."""
+        return await asyncio.shield(self._chore(self._work_alone(work)))
+
+    async def _work_alone(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
+        async with self.alone():
+            with translated(self._path):
+                return await self._clock.run_blocking(lambda: work(self.connection))
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """Meanwhile nobody writes, in this process or another."""
         await self._enter_alone()
         try:
-            return await self._clock.run_blocking(lambda: work(self.connection))
+            yield
         finally:
             self._gate.release()
             self._turn.release()
@@ -216,7 +249,7 @@ class Writer:
             await self._turn.acquire()
             if self._group is None:
                 break
-            await self._commit(self._group)
+            await self._finish(self._group)
         try:
             await self._gate.acquire()
         except BaseException:

