@@ -124,7 +124,7 @@ async def test_an_app_runs_in_a_directory(tmp_path: Path, own_stores: bool) -> N
         assert app.runtime is runtime
         await app.publish(Placed("1"))
     assert app.runtime is None
-    files = {path.name for path in tmp_path.iterdir()}  # noqa: ASYNC240  nothing else runs any more
+    files = {path.name for path in tmp_path.iterdir()}
     assert files >= ({"orders.db", "payment.db", "bus.db"} if own_stores else {"shop.db"})
 
 

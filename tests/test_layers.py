@@ -21,12 +21,12 @@ FLOORS = (
     {"service"},
     {"app"},
     {"__init__"},
-    {"gateway", "console", "cli", "demo", "testing", "sqlalchemy"},
+    {"gateway", "console", "cli", "demo", "testing", "sqlalchemy", "bench"},
     {"__main__"},
 )
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
 # The command line is where the program is put together: it may know these, when a command needs them.
-COMPOSED = {("cli", "gateway"), ("cli", "demo")}
+COMPOSED = {("cli", "gateway"), ("cli", "demo"), ("cli", "bench")}
 # What they share lies beside them in `store`.
 BACKENDS = {"sqlite", "postgres"}
 TEST_TOOLS = {"pytest", "hypothesis", "tests"}

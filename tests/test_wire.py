@@ -195,9 +195,7 @@ def test_a_foreign_event_needs_only_the_required_attributes() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "source", ["https://example.com/x", "#fragment", "urn:a:b", "/a/b", "//host/a", "/a%20b", "/"]
-)
+@pytest.mark.parametrize("source", ["https://example.com/x", "#fragment", "urn:a:b", "/a/b", "//host/a", "/a%20b", "/"])
 def test_a_foreign_source_is_kept(source: str) -> None:
     """Sent on, an event from elsewhere has the source that it came with."""
     assert json.loads(to_structured(read(foreign(source=source))))["source"] == source

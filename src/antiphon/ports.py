@@ -175,7 +175,10 @@ class Log(Protocol):
     """An append-only sequence of events, and the bell that rings when it grows."""
 
     async def read_log(self, after_seq: int, limit: int) -> list[LoggedEvent]:
-        """Everything after a position, in order. Never skips an event that commits later."""
+        """What comes after a position, in order. Never skips an event that commits later.
+
+        As all reads of events: up to *limit* of them, and none only if there are none.
+        """
 
     async def positions(self) -> dict[str, int]:
         """The positions noted by `Unit.move_position`, by name."""
@@ -192,7 +195,8 @@ class Leases(Protocol):
         """The services of every live worker on this store, this one included, by owner."""
 
     async def acquire(self, handler: str, owner: str) -> Lease | None:
-        """Take the handler's lease if it is free, expired, or its owner is dead; None otherwise."""
+        """Take the handler's lease if it is free, expired, its owner is dead, or *owner* has it and does not use
+        it (it could not release it); None otherwise."""
 
     async def renew(self, owner: str) -> frozenset[str]:
         """Extend every lease of *owner*; returns the handlers that it still holds."""
@@ -212,7 +216,7 @@ class Deliveries(Protocol):
         """
 
     async def read_fresh(self, lease: Lease, types: Sequence[str], limit: int) -> list[LoggedEvent]:
-        """The next events of *types* after the cursor, in order."""
+        """The next events of *types* after the cursor, in order; of INTERNAL ones, those of its own service."""
 
     async def read_due(self, lease: Lease, limit: int) -> list[OpenDelivery]:
         """Deliveries whose time has come, earliest first, never two of a key out of order."""

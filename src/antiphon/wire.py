@@ -54,9 +54,7 @@ _URI_REFERENCE = re.compile(r"[^\s\x00-\x20\x7f<>\"{}|\\^`]+")
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[^\s\x00-\x20\x7f<>\"{}|\\^`]+")
 _MEDIA_TYPE = re.compile(r"[\w!#$&^.+*-]+/[\w!#$&^.+*-]+\s*(;.*)?", re.ASCII | re.DOTALL)
 # "applications/json" is no media type, but it is seen in the wild.
-_JSON_TYPE = re.compile(
-    r"(applications?|text)/([\w.-]+\+)?json(\s*;.*)?", re.ASCII | re.DOTALL | re.IGNORECASE
-)
+_JSON_TYPE = re.compile(r"(applications?|text)/([\w.-]+\+)?json(\s*;.*)?", re.ASCII | re.DOTALL | re.IGNORECASE)
 _TRACEPARENT = re.compile(
     r"(?!ff)(00(?=.{53}$)|(?!00)[0-9a-f]{2})-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?"
 )
@@ -143,9 +141,7 @@ def from_batch(body: bytes, *, received_ms: int, limit: int = MAX_PAYLOAD) -> li
     ]
 
 
-def from_binary(
-    headers: Mapping[str, str], body: bytes, *, received_ms: int, limit: int = MAX_PAYLOAD
-) -> Envelope:
+def from_binary(headers: Mapping[str, str], body: bytes, *, received_ms: int, limit: int = MAX_PAYLOAD) -> Envelope:
     """The envelope in HTTP headers, whatever their case, and a body; as from_structured."""
     attributes: dict[str, object] = {}
     for header, value in headers.items():
@@ -163,9 +159,7 @@ def from_binary(
     return _envelope(attributes, data, "header ce-", received_ms)
 
 
-def from_http(
-    headers: Mapping[str, str], body: bytes, *, received_ms: int, limit: int = MAX_PAYLOAD
-) -> list[Envelope]:
+def from_http(headers: Mapping[str, str], body: bytes, *, received_ms: int, limit: int = MAX_PAYLOAD) -> list[Envelope]:
     """The envelopes in an HTTP message, in the form that its content type tells; as from_structured."""
     content_type = next((value for name, value in headers.items() if name.lower() == "content-type"), "")
     essence = content_type.partition(";")[0].strip().lower()

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import pytest
 
+from antiphon.cli.bench import parser as bench_parser
 from antiphon.cli.main import COMMANDS, build_parser
 from antiphon.demo.main import parser as demo_parser
 
@@ -125,6 +126,9 @@ def test_all_python_compiles(page: Path) -> None:
             compile(block.text, f"{name_of(page)}:{block.line}", "exec")
 
 
+_OWN_PARSERS = {"demo": demo_parser, "bench": bench_parser}
+
+
 def commands() -> Iterator[tuple[str, list[str]]]:
     """Every ``antiphon ...`` line of a shell block, with its place."""
     for page in [*PAGES, *OTHERS]:
@@ -142,9 +146,9 @@ def test_every_command_is_one_that_the_command_line_takes(capsys: pytest.Capture
     wrong = []
     for place, words in commands():
         try:
-            if words[0] == "demo":
-                demo_parser().parse_args(words[1:])
-            elif words[0] != "bench":
+            if words[0] in _OWN_PARSERS:
+                _OWN_PARSERS[words[0]]().parse_args(words[1:])
+            else:
                 assert words[0] in COMMANDS or words[0].startswith("--")
                 build_parser(words[0] if words[0] in COMMANDS else None).parse_args(words)
         except (SystemExit, AssertionError) as end:

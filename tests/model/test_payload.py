@@ -225,9 +225,7 @@ BEYOND = "an integer beyond 2^53"
         ({"totals": {"\ud800": Decimal(1)}}, "$.totals", "lone surrogate"),
     ],
 )
-def test_what_json_cannot_keep_is_refused_at_publish(
-    cls: Any, changes: dict[str, Any], path: str, reason: str
-) -> None:
+def test_what_json_cannot_keep_is_refused_at_publish(cls: Any, changes: dict[str, Any], path: str, reason: str) -> None:
     """NaN, infinity, integers past 2^53, naive times and text that is not Unicode: refused with the field."""
     error = refusal(sample(cls, **changes))
     assert error.field == path
@@ -256,9 +254,7 @@ def test_a_naive_time_is_found_below(cls: Any) -> None:
         ({"totals": {"a": "1", "b": [], "c": "x"}}, "$.totals.b", "expected decimal, got array"),
     ],
 )
-def test_a_wrong_field_is_refused_at_publish(
-    cls: Any, changes: dict[str, Any], path: str, reason: str
-) -> None:
+def test_a_wrong_field_is_refused_at_publish(cls: Any, changes: dict[str, Any], path: str, reason: str) -> None:
     """A value of a wrong type is refused with its exact path, keys of dicts included."""
     error = refusal(sample(cls, **changes))
     assert (error.field, error.reason) == (path, reason)

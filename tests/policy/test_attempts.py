@@ -95,9 +95,7 @@ def test_every_delivery_ends(retry: Retry, first_ms: int, random: float) -> None
 def test_a_refusal_is_an_error_at_once() -> None:
     """Reject and a broken contract are ERROR with their reason, with attempts left and whatever *on* says."""
     retry = Retry(on=(Reject, InvalidEvent))
-    assert decide(retry, Reject("no such flight"), 1, 0, 0, 0.5) == DeadLetter(
-        Status.ERROR, "Reject: no such flight."
-    )
+    assert decide(retry, Reject("no such flight"), 1, 0, 0, 0.5) == DeadLetter(Status.ERROR, "Reject: no such flight.")
     broken = InvalidEvent("BookingCreated", "$.price", "must not be negative")
     assert decide(retry, broken, 1, 0, 0, 0.5) == DeadLetter(
         Status.ERROR, "InvalidEvent: BookingCreated: $.price: must not be negative."
@@ -167,9 +165,7 @@ def test_crashes_are_bounded(retry: Retry, crashes: int, now_ms: int) -> None:
 
 def test_the_crash_reason_counts() -> None:
     """The dead letter of a killer says how often the process died."""
-    assert crash_verdict(Retry(crashes=3), 3, 0) == DeadLetter(
-        Status.FAILED, "its process died 3 times while it ran"
-    )
+    assert crash_verdict(Retry(crashes=3), 3, 0) == DeadLetter(Status.FAILED, "its process died 3 times while it ran")
 
 
 def test_an_error_that_cannot_be_printed_is_judged() -> None:

@@ -144,7 +144,7 @@ async def imports_inside(order: Placed) -> None:
     from urllib.request import urlopen
 
     mail.SMTP("localhost")
-    urlopen("x")  # noqa: ASYNC210
+    urlopen("x")
 
 
 def blocks(order: Placed) -> None:

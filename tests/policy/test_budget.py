@@ -144,9 +144,7 @@ def test_the_next_retry_has_a_time() -> None:
     assert next_allowance_ms(fresh(7), 7) == 7
 
 
-operations = st.lists(
-    st.tuples(st.booleans(), st.integers(0, 5000), st.integers(-5_000, 60_000)), max_size=60
-)
+operations = st.lists(st.tuples(st.booleans(), st.integers(0, 5000), st.integers(-5_000, 60_000)), max_size=60)
 
 
 @given(operations)

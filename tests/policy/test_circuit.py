@@ -121,9 +121,7 @@ def test_probe_delays_are_bounded(probe: int, random: float) -> None:
     assert probe_delay(probe, 0.0) <= wait_ms
 
 
-steps = st.lists(
-    st.tuples(st.booleans(), st.integers(0, 50), st.integers(-100_000, 100_000), randoms), max_size=60
-)
+steps = st.lists(st.tuples(st.booleans(), st.integers(0, 50), st.integers(-100_000, 100_000), randoms), max_size=60)
 
 
 @given(steps, st.integers(1, 10))

@@ -85,9 +85,7 @@ def test_installed_code_is_not_ones_own() -> None:
     source = "def run():\n    raise ValueError('x')"
     library = code_at("/v/lib/python3.11/site-packages/shop/pay.py", "shop.pay", source)
     assert f" in {__name__}.raised:" in fingerprint(raised(library))
-    assert " in shop.pay.run:" in fingerprint(
-        raised(library), own_root="/v/lib/python3.11/site-packages/shop"
-    )
+    assert " in shop.pay.run:" in fingerprint(raised(library), own_root="/v/lib/python3.11/site-packages/shop")
 
 
 def test_code_under_the_root_is_preferred() -> None:

@@ -215,9 +215,7 @@ SHIFTS = [
 
 @settings(deadline=None, max_examples=60)
 @given(fields, st.sampled_from(SHIFTS), st.integers(0, 360))
-def test_runs_agree_with_watching_the_clock(
-    cron: tuple[str, ...], shift: tuple[str, str], minutes: int
-) -> None:
+def test_runs_agree_with_watching_the_clock(cron: tuple[str, ...], shift: tuple[str, str], minutes: int) -> None:
     """Around every kind of shift the next run is the one that a watcher of the local clock would find."""
     zone, start = shift
     text, after = " ".join((*cron[:2], "*", "*", "*")), at(start) + timedelta(minutes=minutes)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from antiphon import Delivery, Event, Reject, Retry, Service, Transaction, hours, seconds
+from antiphon.errors import StoreError
 from tests.runtime.kit import running
 
 pytestmark = pytest.mark.anyio
@@ -181,3 +182,14 @@ async def test_a_handler_that_fails_on_everything_is_paused_and_resumes_by_itsel
         statuses = list((await world.statuses("billing.bill")).values())
         assert statuses.count("COMPLETED") == 50
         assert await world.rows("SELECT count(*) FROM antiphon_handlers WHERE paused_until_ms IS NOT NULL") == [(0,)]
+
+
+async def test_publishing_beside_an_open_transaction_is_refused_not_hung(tmp_path: Path) -> None:
+    """A task that holds the writer and publishes past it would wait for itself: it is told instead."""
+    async with running(tmp_path, shop()) as world:
+        with pytest.raises(StoreError, match="wait for itself"):
+            async with world.runtime.transaction("shop") as tx:
+                await tx.execute("CREATE TABLE notes (n INTEGER)")
+                await world.runtime.publish("shop", Ordered("a", 1))
+        assert await world.publish("shop", Ordered("a", 2))
+        assert await world.rows("SELECT name FROM sqlite_schema WHERE name = 'notes'") == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from antiphon import Event, Reject, Retry, Service, Transaction, seconds
+from antiphon.model.events import event_type_of
 from antiphon.store.sqlite.desk import Desk
 from tests.runtime.kit import World
 
@@ -13,6 +14,9 @@ TWICE = Retry(attempts=2, first=seconds(10), jitter=False)
 class Ordered(Event, key="customer"):
     customer: str
     n: int
+
+
+TYPES = {"Ordered": event_type_of(Ordered)}
 
 
 class Billed(Event, key="customer"):
@@ -65,3 +69,8 @@ async def statuses(desk: Desk, event_id: str) -> dict[str, str]:
 async def order(world: World, *numbers: int, customer: str | None = None) -> list[str]:
     """Publish one order for each number, by a customer each unless *customer* is given."""
     return await world.publish("shop", *(Ordered(customer or f"c{n}", n) for n in numbers))
+
+
+def desk_of(world: World) -> Desk:
+    """A desk that knows the app's event types."""
+    return Desk(world.store, TYPES)

@@ -12,6 +12,7 @@ import pytest
 from antiphon.errors import StoreCorrupt, StoreError
 from antiphon.store.sqlite.backups import check
 from antiphon.store.sqlite.desk import Desk, backup_all
+from antiphon.store.sqlite.host import Gate
 from antiphon.store.sqlite.store import SqliteStore
 from antiphon.testing.clock import VirtualClock
 from tests.runtime.kit import World, running
@@ -117,6 +118,26 @@ async def test_copies_of_all_stores_belong_together(tmp_path: Path) -> None:
         assert sorted(bills) == expected
         for type_ in ("Ordered", "Billed"):
             assert sorted(n for kind, n in heard if kind == type_) == expected
+
+
+async def test_copies_wait_for_writers_of_other_processes(tmp_path: Path) -> None:
+    """No snapshot of any file is taken while somebody writes to one of them."""
+    async with running(tmp_path / "one", *Shop().services, own_stores=True, only=["shop", "audit"]) as world:
+        shop, audit = world.runtime.stores["shop"], world.runtime.stores["audit"]
+        other = Gate(audit.host, world.clock)  # locks as another process would
+        await other.acquire()
+        copying = asyncio.ensure_future(backup_all([Desk(shop), Desk(audit)], tmp_path / "two"))
+        await world.clock.rest()
+        for store in (shop, audit):
+            connection = sqlite3.connect(store.path)
+            with connection:
+                connection.execute("CREATE TABLE late (n)")
+            connection.close()
+        other.release()
+        other.close()
+        await copying
+    for name in ("shop", "audit"):
+        assert numbers(tmp_path / "two" / f"{name}.db", "SELECT count(*) FROM late") == [0]
 
 
 async def test_a_backup_overwrites_nothing(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from antiphon import Retry, Service, Status, seconds
+from antiphon import Event, Retry, Service, Status, seconds
 from antiphon.errors import AntiphonError, NotFound
 from antiphon.model.envelope import Envelope
 from antiphon.ports import PUBLISHED
@@ -24,6 +24,10 @@ from tests.runtime.kit import World, running
 from tests.store.shops import TWICE, Ordered, Shop, order, statuses
 
 pytestmark = pytest.mark.anyio
+
+
+class Counted(Event, domain=True):
+    n: int
 
 
 async def fill(world: World, count: int, *, type_: str = "Ordered") -> None:
@@ -87,6 +91,21 @@ async def test_lag_is_counted_when_short_and_estimated_when_long(
         await world.clock.advance(30)
         assert [each.oldest_unhandled_s for each in await desk.status()] == [30, 30]
         assert [each.running for each in await desk.status()] == [False, False]
+
+
+async def test_what_a_handler_never_gets_is_no_lag(tmp_path: Path) -> None:
+    """A domain event of another service passes it by, whatever it is bound to."""
+    outside = Service("outside")
+
+    @outside.on(Counted)
+    async def theirs(event: Counted) -> None:
+        """Never called."""
+
+    async with running(tmp_path, Service("inside"), outside, only=["inside"]) as world:
+        await world.publish("inside", Counted(1), Counted(2))
+        (status,) = await Desk(world.store).status()
+        assert (status.lag, status.lag_exact, status.oldest_unhandled_s) == (0, True, None)
+        assert (await Desk(world.store).prune(world.clock.now_ms() + 1)).events == 1
 
 
 async def test_a_pause_is_shown_with_its_reason(tmp_path: Path) -> None:
@@ -302,13 +321,15 @@ async def test_a_trace_goes_over_all_stores(tmp_path: Path) -> None:
         handled = [sorted(each.handler for each in node.deliveries) for node in trace.nodes]
         assert handled == [["audit.note", "billing.bill"], ["audit.note"]]
         assert (await desks.trace(found[::-1], first)).nodes[0].event.origin == "published"
-        positions = {each.name: each.seq for each in await found[-1].positions()}
-        assert positions["outlet:shop"] == 1
-        receivers = {each.handler: (each.service, each.types, each.lag) for each in await found[-1].status()}
-        assert receivers == {
-            "audit/inlet": ("audit", ("Billed", "Ordered"), 0),
-            "billing/inlet": ("billing", ("Ordered",), 0),
+        positions = {each.name: (each.seq, each.head, each.lag) for each in await found[-1].positions()}
+        assert positions == {
+            "inlet:audit": (2, 2, 0),
+            "inlet:billing": (1, 2, 0),
+            "outlet:billing": (2, None, None),
+            "outlet:shop": (1, None, None),
         }
+        positions = {each.name: (each.seq, each.head, each.lag) for each in await found[1].positions()}
+        assert positions == {"read:Ordered": (1, None, None), "sent": (2, 2, None)}
 
 
 async def test_a_huge_correlation_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -271,15 +271,16 @@ async def test_the_bus_keeps_what_a_receiver_has_not_taken(tmp_path: Path) -> No
         await order(world, *range(5))
         await clock.advance(12)
         assert await prune(world, bus) == 0
-        lags = {each.handler: each.lag for each in await Desk(bus).status()}
-        assert lags == {"audit/inlet": 5, "billing/inlet": 5}
+        assert await Desk(bus).status() == []
+        lags = {each.name: each.lag for each in await Desk(bus).positions()}
+        assert lags == {"inlet:audit": 5, "inlet:billing": 5, "outlet:shop": None}
     async with running(tmp_path, *shop.services, own_stores=True, only=["shop", "billing"], clock=clock) as world:
         assert world.runtime.bus is not None
         bus = world.runtime.bus.store
         await clock.advance(12)
         assert len(shop.billed) == 5
         assert await prune(world, bus) == 0
-        gone = await Desk(bus).forget("audit/inlet")
+        gone = await Desk(bus).forget("inlet:audit")
         assert gone.unhandled == 10
         assert await prune(world, bus) == 9
     async with running(tmp_path, *shop.services, own_stores=True, clock=clock) as world:

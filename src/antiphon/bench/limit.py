@@ -8,7 +8,9 @@ accounts, totals, cursors and progress; one commit per batch and step, synchrono
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
+from time import perf_counter
 
 import msgspec
 
@@ -19,9 +21,11 @@ from antiphon.runtime.clock import SystemClock
 from antiphon.store.sqlite.connection import connect
 from antiphon.store.sqlite.maintenance import checkpoint
 from antiphon.store.sqlite.queries import query
-from antiphon.store.sqlite.store import CHECKPOINT_BYTES, SqliteStore
+from antiphon.store.sqlite.store import SqliteStore
 
 _MOVE = "UPDATE antiphon_handlers SET seq = ?, handled = handled + ?, updated_ms = ? WHERE id = ?"
+# As often as a store looks after its file.
+CHECKPOINT_EVERY_S = 1.0
 _HANDLERS = "SELECT name, id FROM antiphon_handlers"
 
 
@@ -29,7 +33,6 @@ class HandWritten:
     """The loop. Make the file with `prepare` first."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
         self._connection: sqlite3.Connection = connect(path)
         self._clock = SystemClock()
         self._handlers = dict(self._connection.execute(_HANDLERS).fetchall())
@@ -39,9 +42,7 @@ class HandWritten:
     async def prepare(path: Path) -> None:
         """Make the file: a store's tables, the services' own, a row for each handler."""
         specs = [service.spec for service in workload.services()]
-        store = SqliteStore(
-            path, clock=SystemClock(), owner="bench", tables={spec.name: spec.tables for spec in specs}
-        )
+        store = SqliteStore(path, clock=SystemClock(), owner="bench", tables={spec.name: spec.tables for spec in specs})
         await store.open()
         try:
             await store.register([handler for spec in specs for handler in spec.handlers])
@@ -50,20 +51,22 @@ class HandWritten:
 
     def run(self, count: int) -> None:
         """Place, bill and count so many orders."""
+        copied = perf_counter()
         for start in range(0, count, BATCH):
             self._step(self._place, start, min(BATCH, count - start))
             self._step(self._bill)
             self._step(self._count)
-            if self._path.with_name(self._path.name + "-wal").stat().st_size > CHECKPOINT_BYTES:
-                checkpoint(self._connection)
+            if perf_counter() - copied > CHECKPOINT_EVERY_S:
+                checkpoint(self._connection, empty=False)
+                copied = perf_counter()
 
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
 
-    def _step(self, step: object, *arguments: int) -> None:
+    def _step(self, step: Callable[..., None], *arguments: int) -> None:
         self._connection.execute("BEGIN IMMEDIATE")
-        step(*arguments)  # type: ignore[operator]
+        step(*arguments)
         self._connection.execute("COMMIT")
 
     def _place(self, start: int, count: int) -> None:

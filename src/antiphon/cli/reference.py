@@ -8,12 +8,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
-from antiphon.cli import demo
+from antiphon.cli import bench, demo
 from antiphon.cli.exits import MEANINGS
 from antiphon.cli.main import COMMANDS, build_parser
 
 #: Commands with a parser of their own.
-_DELEGATED = {"demo": demo.parser}
+_DELEGATED = {"bench": bench.parser, "demo": demo.parser}
 
 _INTRODUCTION = """\
 # The command line

@@ -18,6 +18,7 @@ from starlette.responses import Response
 from antiphon.gateway.problems import refusal
 from antiphon.runtime.transaction import Transaction
 from antiphon.store.sqlite.answers import Answer, find_answer, keep_answer
+from antiphon.store.sqlite.host import secret
 from antiphon.store.sqlite.store import SqliteStore
 
 HEADER = "Idempotency-Key"
@@ -47,6 +48,7 @@ class Idempotency:
 
     def __init__(self) -> None:
         self._turns: dict[tuple[str, str], _Turn] = {}
+        self._secrets: dict[SqliteStore, bytes] = {}
 
     async def answer(self, store: SqliteStore, route: str, request: Request, perform: Perform) -> Response:
         """The answer to *request*: what *perform* gives, or what it gave when it was first asked.
@@ -56,7 +58,7 @@ class Idempotency:
         key = _key_of(request)
         if key is None:
             return await perform(None)
-        fingerprint = await _fingerprint(request)
+        fingerprint = await _fingerprint(request, self._secret(store))
 
         async def keep(tx: Transaction, response: Response) -> None:
             if response.status_code >= 400:
@@ -79,6 +81,11 @@ class Idempotency:
                 except _AnsweredMeanwhile:
                     continue
         raise refusal(409, f"Another request with this {HEADER} is being answered.", kind="idempotency-conflict")
+
+    def _secret(self, store: SqliteStore) -> bytes:
+        if store not in self._secrets:
+            self._secrets[store] = secret(store.host)
+        return self._secrets[store]
 
     @asynccontextmanager
     async def _turn(self, key: tuple[str, str]) -> AsyncIterator[None]:
@@ -108,9 +115,12 @@ def _key_of(request: Request) -> str | None:
     return key
 
 
-async def _fingerprint(request: Request) -> str:
-    """What makes two requests the same: where they go, who sends them, and every byte of the body."""
-    digest = hashlib.blake2b(digest_size=20)
+async def _fingerprint(request: Request, key: bytes) -> str:
+    """What makes two requests the same: where they go, who sends them, and every byte of the body.
+
+    It is keyed: whoever gets hold of the database cannot guess at a body (a card number) and compare.
+    """
+    digest = hashlib.blake2b(digest_size=20, key=key)
     who = (request.headers.get("authorization", ""), request.headers.get("content-type", ""))
     for part in (request.method, request.url.path, request.url.query, *who):
         digest.update(part.encode() + b"\0")

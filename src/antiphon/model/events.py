@@ -43,9 +43,7 @@ class EventType:
     ``domain`` events stay inside their service, ``kind`` says what sort of class it is.
     """
 
-    def __init__(
-        self, cls: type, kind: Kind, *, key: str | None, version: int, name: str | None, domain: bool
-    ) -> None:
+    def __init__(self, cls: type, kind: Kind, *, key: str | None, version: int, name: str | None, domain: bool) -> None:
         self.cls = cls
         self.kind = kind
         self.name = cls.__name__ if name is None else name
@@ -273,9 +271,7 @@ def _kind_of(cls: Any) -> Kind:
     if not isinstance(cls, type):
         raise DeclarationError("@event() goes above a class", where=repr(cls))
     if isinstance(cls, EventMeta):
-        raise DeclarationError(
-            "a subclass of Event takes its options in the class statement", where=cls.__qualname__
-        )
+        raise DeclarationError("a subclass of Event takes its options in the class statement", where=cls.__qualname__)
     if hasattr(cls, "__pydantic_validator__"):
         return "pydantic"
     if dataclasses.is_dataclass(cls):

@@ -57,9 +57,7 @@ def path_of(parts: Sequence[str | int]) -> str:
     return "$" + "".join(steps)
 
 
-def strict_json(
-    data: bytes, *, limit: int = MAX_PAYLOAD, depth: int = MAX_DEPTH, type_name: str = "JSON"
-) -> Any:
+def strict_json(data: bytes, *, limit: int = MAX_PAYLOAD, depth: int = MAX_DEPTH, type_name: str = "JSON") -> Any:
     """The value that *data* holds.
 
     Raises PayloadTooLarge beyond *limit* bytes. Raises Undecodable, with the path, for what is not UTF-8

@@ -170,13 +170,20 @@ class HandlerStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PositionView(msgspec.Struct, frozen=True, kw_only=True):
-    """How far an inlet or an outlet has come in a log that has *head* positions."""
+    """How far an inlet or an outlet has come.
+
+    In a service's store ``sent`` is its outlet's place in this log, ``read:<type>`` its inlet's in the bus. In a
+    bus ``outlet:<service>`` is a place in that service's log, ``inlet:<service>`` one in the bus, with its *lag*
+    and, if the app has no such receiver any more, since when. *head* is the end of the log meant, if known here.
+    """
 
     store: str
     name: str
     seq: int
-    head: int
+    head: int | None
     updated_ms: int
+    lag: int | None = None
+    removed_ms: int | None = None
 
 
 class DeadLetterFilter(msgspec.Struct, frozen=True, kw_only=True):

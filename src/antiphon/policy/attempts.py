@@ -26,9 +26,7 @@ def delay(retry: Retry, attempt: int, random: float) -> int:
     return min(longest, int(random * (longest + 1))) if retry.jitter else longest
 
 
-def decide(
-    retry: Retry, error: BaseException, attempt: int, first_ms: int, now_ms: int, random: float
-) -> Verdict:
+def decide(retry: Retry, error: BaseException, attempt: int, first_ms: int, now_ms: int, random: float) -> Verdict:
     """The verdict on a delivery whose *attempt* (from 1) has just failed with *error*.
 
     *first_ms* is when its first attempt started. Cancellation and errors of the store are not the
@@ -44,9 +42,7 @@ def decide(
     due_ms = now_ms + delay(retry, attempt, random)
     if attempt >= retry.attempts or due_ms > first_ms + milliseconds(retry.max_age):
         count = "1 attempt" if attempt == 1 else f"{attempt} attempts"
-        return DeadLetter(
-            Status.FAILED, f"gave up after {count} in {span(now_ms - first_ms)}: {describe(error)}"
-        )
+        return DeadLetter(Status.FAILED, f"gave up after {count} in {span(now_ms - first_ms)}: {describe(error)}")
     return RetryAt(due_ms)
 
 

@@ -17,9 +17,5 @@ def mermaid_state_diagram() -> str:
 
 def transition_table() -> str:
     """The transitions as a Markdown table, without a last newline."""
-    rows = [
-        f"| {old} | {new} | {why} |"
-        for old, following in TRANSITIONS.items()
-        for new, why in following.items()
-    ]
+    rows = [f"| {old} | {new} | {why} |" for old, following in TRANSITIONS.items() for new, why in following.items()]
     return "\n".join(["| From | To | When |", "|---|---|---|", *rows])

@@ -109,9 +109,7 @@ def _local_start(after: datetime, rules: ZoneInfo) -> datetime:
 
     Ahead of a fold that is the time by the offset to come: what is past by today's comes once more.
     """
-    return min(
-        moment.astimezone(rules).replace(tzinfo=None) - (moment - after) for moment in (after, after + _DAY)
-    )
+    return min(moment.astimezone(rules).replace(tzinfo=None) - (moment - after) for moment in (after, after + _DAY))
 
 
 def _parsed(cron: str, start: datetime) -> CronSim:

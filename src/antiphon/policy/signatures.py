@@ -132,9 +132,7 @@ def parameters(
     return tuple(found)
 
 
-def injected(
-    fn: Callable[..., Any], hints: Mapping[str, Any], where: str
-) -> tuple[tuple[str, ParameterKind], ...]:
+def injected(fn: Callable[..., Any], hints: Mapping[str, Any], where: str) -> tuple[tuple[str, ParameterKind], ...]:
     """The parameters of a route that the runtime gives; all others are the web framework's.
 
     Raises DeclarationError for one that a route has no use for.

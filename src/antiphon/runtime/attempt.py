@@ -94,11 +94,17 @@ class Judge:
         left = budgets.allowance(self.budget, now)
         admitted: list[Attempt] = []
         retries = 0
+        held: set[str | None] = set()
         for delivery in waiting:
+            key = delivery.event.envelope.key
             if len(admitted) == most:
                 break
+            if key is not None and key in held:
+                continue
             if delivery.attempts and not delivery.suspect:
                 if retries == left:
+                    # It needs a token; what waits behind it needs none, but has to wait for it.
+                    held.add(key)
                     continue
                 retries += 1
             admitted.append(again(delivery, now))

@@ -226,7 +226,7 @@ class Runtime:
 
         Raises InvalidEvent (nothing is published then), StoreError.
         """
-        self.store_of(service)
+        self.store_of(service).writer.refuse_nesting()
         publisher = Publisher(service, self.clock, None, service, self.max_payload)
         rows = []
         for event in events:

@@ -22,7 +22,6 @@ from antiphon.ports import INTERNAL, PUBLISHED, Clock, Store, Timer, TimerClock,
 Row = Any
 
 
-
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """The delivery that a handler is called for: its number of attempt (from 1) and its envelope."""

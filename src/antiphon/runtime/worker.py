@@ -159,7 +159,7 @@ class Worker:
     async def _probe(self, lease: Lease, due: list[OpenDelivery]) -> bool:
         """The handler is paused: try one delivery, to see whether it works again."""
         now = self._store.store_ms()
-        candidates = {delivery.event.seq: again(delivery, now) for delivery in due}
+        candidates = {delivery.event.seq: again(delivery, now) for delivery in _first_of_keys(due)}
         for attempt in await self._fresh(lease, 1):
             candidates.setdefault(attempt.event.seq, attempt)
         chosen = circuits.preferred(self.judge.circuit, candidates)

@@ -15,7 +15,7 @@ from antiphon.store.sqlite.unit import logged
 
 def receiver_name(service: str) -> str:
     """A service as a handler of the bus's log; no function can have that name."""
-    return f"{service}/inlet"
+    return f"inlet:{service}"
 
 
 class SqliteBus:
@@ -53,12 +53,15 @@ class SqliteBus:
 
     async def receive(self, after: Mapping[str, int], limit: int) -> list[LoggedEvent]:
         """The next events of each type after its position, in the bus's order."""
+        positions = set(after.values())
+        if len(positions) == 1 and (recent := self.store.tail.read(positions.pop(), limit, after)):
+            return recent
         rows = self.store.read_each("read_type", [(type_, seq, limit) for type_, seq in after.items()])
         rows.sort(key=lambda row: row[0])
         return [logged(row) for row in rows[:limit]]
 
     async def expect(self, receivers: Mapping[str, Sequence[str]]) -> None:
-        """Keep events for these services. To the bus's log each is a handler, ``<service>/inlet``."""
+        """Keep events for these services. To the bus's log each is a handler, ``inlet:<service>``."""
         now = self.store.clock.now_ms()
         names = {receiver_name(service): service for service in receivers}
         async with self.store.unit() as unit:

@@ -50,17 +50,13 @@ class Desk:
         return await looking.handlers(self.store)
 
     async def positions(self) -> list[PositionView]:
-        """How far inlets and outlets have come."""
-        head = self.store.head()
-        return [
-            PositionView(store=self.name, name=name, seq=seq, head=head, updated_ms=updated_ms)
-            for name, seq, updated_ms in self.store.read("positions_seen")
-        ]
+        """How far inlets and outlets have come: in a bus, its senders and receivers."""
+        return await looking.positions(self.store)
 
     async def forget(self, handler: str) -> Forgotten:
         """Forget a handler: it is owed nothing any more, and holds back no retention.
 
-        On a bus, ``<service>/inlet`` is a service that receives. Meant for what is no longer in the code: a
+        On a bus, ``inlet:<service>`` is a service that receives. Meant for what is no longer in the code: a
         handler that still is begins anew at its next start.
         Raises NotFound, and AntiphonError while it runs.
         """

@@ -32,9 +32,10 @@ SELECT handler_id, status, archived IS NOT NULL, count(*) FROM antiphon_deliveri
 -- How many events of a type lie after a position, counted up to a limit: the index alone is read.
 SELECT count(*) FROM (SELECT 1 FROM antiphon_log WHERE type = ? AND seq > ? LIMIT ?)
 
--- name: count_of_others
--- How many of them are addressed to other handlers.
-SELECT count(*) FROM antiphon_log WHERE type = ? AND seq > ? AND addressee IS NOT NULL AND addressee <> ?
+-- name: count_owed
+-- How many of them a handler is owed (as in read_owed).
+SELECT count(*) FROM antiphon_log WHERE type = ?1 AND seq > ?2 AND (addressee = ?3 OR addressee IS NULL
+  AND (origin <> 2 OR service = (SELECT h.service FROM antiphon_handlers AS h WHERE h.id = ?3)))
 
 -- name: oldest_open
 -- When the first event was published whose delivery is open.
@@ -48,7 +49,7 @@ SELECT time_ms FROM antiphon_log WHERE seq = min(
 
 -- name: deliveries_of
 -- For a JSON list of event ids: the handlers that are or were owed them, and how each stands. The receivers of
--- a bus (service/inlet) only pass events on.
+-- a bus (inlet:service) only pass events on.
 SELECT l.id AS event_id, l.seq, l.time_ms, h.id AS handler_id, h.name, h.service, h.seq AS cursor,
        d.status, d.attempts, d.updated_ms, d.due_ms, d.reason, d.archived,
        (SELECT p.at_ms FROM antiphon_progress AS p
@@ -62,7 +63,7 @@ LEFT JOIN antiphon_subscriptions AS s ON s.handler_id = h.id AND s.type = l.type
       AND (l.addressee = h.id OR l.addressee IS NULL AND (l.origin <> 2 OR l.service = h.service))
 LEFT JOIN antiphon_deliveries AS d ON d.handler_id = h.id AND d.seq = l.seq
 WHERE l.id IN (SELECT value FROM json_each(?)) AND (s.type IS NOT NULL OR d.seq IS NOT NULL)
-  AND h.name NOT GLOB '*/*'
+  AND h.name NOT GLOB 'inlet:*'
 ORDER BY l.seq, h.name
 
 -- name: history

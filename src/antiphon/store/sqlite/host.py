@@ -10,6 +10,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import secrets  # noqa: TID251  a secret is nobody's to own, least of all a seeded simulator's
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -21,6 +22,22 @@ _HANGS_AFTER_NS = 5_000_000_000
 def host_folder(database: Path) -> Path:
     """The folder of the gate and bells of *database*."""
     return database.with_name(database.name + "-host")
+
+
+def secret(folder: Path) -> bytes:
+    """32 random bytes of this machine, made at the first call, which no copy of the database carries along."""
+    path = folder / "secret"
+    with contextlib.suppress(FileExistsError):
+        # Written aside and linked into place: another process never reads half of it.
+        fresh = folder / f"secret.{os.getpid()}"
+        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, secrets.token_bytes(32))
+            os.link(fresh, path)
+        finally:
+            os.close(fd)
+            fresh.unlink()
+    return path.read_bytes()
 
 
 class Gate:

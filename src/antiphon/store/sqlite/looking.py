@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from antiphon.errors import NotFound
 from antiphon.model.delivery import DEAD, Status
-from antiphon.model.views import AttemptView, DeliveryView, HandlerStatus, LoggedView, StatusCounts, logged_view
+from antiphon.model.views import (
+    AttemptView,
+    DeliveryView,
+    HandlerStatus,
+    LoggedView,
+    PositionView,
+    StatusCounts,
+    logged_view,
+)
 from antiphon.store.sqlite.host import is_alive
 from antiphon.store.sqlite.queries import query
 from antiphon.store.sqlite.unit import logged
@@ -20,6 +28,7 @@ if TYPE_CHECKING:
 #: Lag is counted up to here, and estimated beyond: counting a long backlog would take seconds.
 EXACT_LAG = 10_000
 
+_RECEIVER = "inlet:"
 _COUNTED = {
     Status.UNPROCESSED: "parked",
     Status.IN_PROGRESS: "in_progress",
@@ -129,6 +138,32 @@ def wall_ms(store: SqliteStore, store_ms: int | None) -> int | None:
 
 async def handlers(store: SqliteStore) -> list[HandlerStatus]:
     """Every handler that the store knows, by name."""
+    return [each for each in await subscribers(store) if not each.handler.startswith(_RECEIVER)]
+
+
+async def positions(store: SqliteStore) -> list[PositionView]:
+    """The positions noted in the store, and the receivers of a bus."""
+    head, name = store.head(), store.path.stem
+    return [
+        PositionView(store=name, name=each, seq=seq, head=head if each == "sent" else None, updated_ms=updated_ms)
+        for each, seq, updated_ms in store.read("positions_seen")
+    ] + [
+        PositionView(
+            store=name,
+            name=each.handler,
+            seq=each.cursor,
+            head=head,
+            updated_ms=each.updated_ms,
+            lag=each.lag,
+            removed_ms=each.removed_ms,
+        )
+        for each in await subscribers(store)
+        if each.handler.startswith(_RECEIVER)
+    ]
+
+
+async def subscribers(store: SqliteStore) -> list[HandlerStatus]:
+    """All that are owed events, by name: handlers, and the receivers of a bus."""
     subscribed: dict[int, list[tuple[str, int]]] = {}
     for handler_id, type_, start_seq in store.read("subscriptions"):
         subscribed.setdefault(handler_id, []).append((type_, start_seq))
@@ -182,10 +217,11 @@ def lag_of(store: SqliteStore, handler_id: int, owed: Sequence[tuple[str, int]],
     """
     lag = 0
     for type_, after_seq in owed:
-        lag += store.read("count_fresh", (type_, after_seq, EXACT_LAG + 1 - lag))[0][0]
+        fresh = store.read("count_fresh", (type_, after_seq, EXACT_LAG + 1))[0][0]
+        if fresh:
+            lag += store.read("count_owed", (type_, after_seq, handler_id))[0][0] if fresh <= EXACT_LAG else fresh
         if lag > EXACT_LAG:
             return distance, False
-        lag -= store.read("count_of_others", (type_, after_seq, handler_id))[0][0]
     return lag, True
 
 

@@ -29,13 +29,15 @@ class Pruned(msgspec.Struct, frozen=True):
     upto_seq: int
 
 
-def checkpoint(connection: sqlite3.Connection) -> None:
-    """Copy the WAL into the database file and empty it. The caller holds the writer gate.
+def checkpoint(connection: sqlite3.Connection, *, empty: bool = True) -> None:
+    """Copy the WAL into the database file, and have it written from its beginning again. The caller holds
+    the writer gate. The WAL file keeps its size unless it is to be made *empty*: a commit that overwrites
+    is synced in little more than half the time of one that appends.
 
     With the gate held no other connection of ours writes or checkpoints, which is what the WAL-reset
     race of older SQLite builds needs. A reader in the way only makes it incomplete; it is tried again.
     """
-    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    connection.execute(f"PRAGMA wal_checkpoint({'TRUNCATE' if empty else 'RESTART'})").fetchall()
 
 
 # ---------------------------------------------------------------------- retention
@@ -121,7 +123,7 @@ async def forget(store: SqliteStore, name: str) -> Forgotten:
     Its history goes first, in chunks, and the handler last: a crash leaves a handler to be forgotten again.
     Raises NotFound, and AntiphonError while a live worker has its lease.
     """
-    status = next((status for status in await looking.handlers(store) if status.handler == name), None)
+    status = next((status for status in await looking.subscribers(store) if status.handler == name), None)
     if status is None:
         raise NotFound(f"there is no handler {name!r}", where=store.path.stem, mend="antiphon status lists them")
     handler_id = store.read("handler_id", (name,))[0][0]

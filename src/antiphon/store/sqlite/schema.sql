@@ -19,7 +19,6 @@ CREATE TABLE antiphon_log (
 CREATE UNIQUE INDEX antiphon_log_id ON antiphon_log (id);          -- the inbox: an id is seen once
 CREATE INDEX antiphon_log_type ON antiphon_log (type);             -- seq, the row id, is part of every index
 CREATE INDEX antiphon_log_correlation ON antiphon_log (correlation_id) WHERE correlation_id IS NOT NULL;
-CREATE INDEX antiphon_log_addressee ON antiphon_log (type) WHERE addressee IS NOT NULL;
 
 -- When the log had come how far, noted every few minutes: what is old is told by these, since the time of an
 -- event is its producer's word.

@@ -7,6 +7,7 @@ import json
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,14 @@ from antiphon.store.sqlite.host import Bell, Gate, Life, host_folder
 from antiphon.store.sqlite.maintenance import checkpoint
 from antiphon.store.sqlite.migrations import clock_offset_ms, make_tables, migrate
 from antiphon.store.sqlite.queries import query
+from antiphon.store.sqlite.tail import Tail
 from antiphon.store.sqlite.unit import SqliteUnit, logged
-from antiphon.store.sqlite.writer import Writer
+from antiphon.store.sqlite.writer import Group, Writer
 
-# The WAL is copied into the database file when it has grown past this many bytes.
-CHECKPOINT_BYTES = 16 << 20
+# The WAL is copied into the database file when so many rows have changed, looked at about once a second, and
+# emptied when it has grown past so many bytes.
+CHECKPOINT_ROWS = 1_000
+CHECKPOINT_BYTES = 64 << 20
 
 
 class SqliteStore:
@@ -45,6 +49,8 @@ class SqliteStore:
         self._offset_ms = 0
         self._open = False
         self._seen_version = 0
+        self._copied_changes = 0
+        self.tail = Tail()
 
     async def open(self) -> None:
         """Open or make the file, and bring its tables up to date. Raises StoreError."""
@@ -111,6 +117,7 @@ class SqliteStore:
             unit = SqliteUnit(self.writer.connection, group, self.path, self.clock, self.store_ms())
             try:
                 yield unit
+                group.runs += unit.appended
             finally:
                 unit.end()
 
@@ -188,6 +195,8 @@ class SqliteStore:
     def read_owed(self, handler_id: int, types: Sequence[str], after_seq: int, limit: int) -> list[LoggedEvent]:
         """The next events after a position that a handler is owed. Each type is read through the index by itself:
         ``type IN (...)`` would sort the whole backlog."""
+        if recent := self.tail.read(after_seq, limit, types):
+            return recent
         rows = self.read_each("read_owed", [(type_, after_seq, handler_id, limit) for type_ in types])
         if len(types) > 1:
             rows.sort(key=lambda row: row[0])
@@ -196,7 +205,7 @@ class SqliteStore:
 
     async def read_log(self, after_seq: int, limit: int) -> list[LoggedEvent]:
         """Everything after a position, in order."""
-        return [logged(row) for row in self.read("read_log", (after_seq, limit))]
+        return self.tail.read(after_seq, limit) or [logged(row) for row in self.read("read_log", (after_seq, limit))]
 
     async def positions(self) -> dict[str, int]:
         """How far each inlet or outlet has come, by name."""
@@ -256,10 +265,12 @@ class SqliteStore:
 
         return forget
 
-    def _committed(self, types: set[str]) -> None:
-        if not types:
+    def _committed(self, group: Group) -> None:
+        for run in group.runs:
+            self.tail.extend(run)
+        if not group.types:
             return
-        for type_ in types:
+        for type_ in group.types:
             for wake in self._listeners.get(type_, ()):
                 wake()
         for wake in self._everything:
@@ -281,9 +292,12 @@ class SqliteStore:
             self._rung()
         self._life.beat()
         self._bell.forget_seen()
+        changes = self.writer.connection.total_changes
         with contextlib.suppress(FileNotFoundError):
-            if self.wal_bytes() > CHECKPOINT_BYTES:
-                await self.writer.exclusive(checkpoint)
+            is_large = self.wal_bytes() > CHECKPOINT_BYTES
+            if is_large or changes - self._copied_changes >= CHECKPOINT_ROWS:
+                self._copied_changes = changes
+                await self.writer.exclusive(partial(checkpoint, empty=is_large))
 
     def neighbours(self) -> dict[str, frozenset[str]]:
         """The services of every live worker on this file, this one included, by owner."""

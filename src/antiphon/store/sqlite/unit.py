@@ -13,6 +13,7 @@ from antiphon.model.envelope import Envelope
 from antiphon.ports import TIMER_SET, Clock, Lease, LoggedEvent, Settled, Starting, Timer
 from antiphon.store.sqlite.connection import store_error, translated
 from antiphon.store.sqlite.queries import query
+from antiphon.store.sqlite.tail import Run
 from antiphon.store.sqlite.writer import Group
 
 _APPEND = query("append")
@@ -63,7 +64,7 @@ class SqliteUnit:
     Nothing here awaits anything: a statement costs microseconds, a thread would cost a hundred.
     """
 
-    __slots__ = ("_clock", "_connection", "_cursor", "_group", "_has_savepoint", "_path", "_store_ms")
+    __slots__ = ("_clock", "_connection", "_cursor", "_group", "_has_savepoint", "_path", "_store_ms", "appended")
 
     def __init__(self, connection: sqlite3.Connection, group: Group, path: Path, clock: Clock, store_ms: int) -> None:
         self._connection = connection
@@ -74,6 +75,7 @@ class SqliteUnit:
         self._clock = clock
         self._store_ms = store_ms
         self._has_savepoint = False
+        self.appended: list[Run] = []
 
     @property
     def connection(self) -> sqlite3.Connection:
@@ -132,15 +134,21 @@ class SqliteUnit:
             self._connection.execute("ROLLBACK TO antiphon_event")
             self._connection.execute("RELEASE antiphon_event")
         self._has_savepoint = False
+        self.appended.clear()
 
     async def append(self, events: Iterable[tuple[Envelope, int]]) -> int:
         """Append to the log; an id that is there already is skipped. Returns how many are new."""
-        rows = [log_row(envelope, origin) for envelope, origin in events]
-        if not rows:
+        events = list(events)
+        if not events:
             return 0
+        rows = [log_row(envelope, origin) for envelope, origin in events]
         self._group.types.update({row[1] for row in rows})
         with translated(self._path):
-            return self._connection.executemany(_APPEND, rows).rowcount
+            count = self._connection.executemany(_APPEND, rows).rowcount
+        if count == len(rows):
+            last = self._connection.execute("SELECT last_insert_rowid()").fetchone()[0]
+            self.appended.append((last - count + 1, events))
+        return count
 
     async def start(self, lease: Lease, attempts: Sequence[Starting], upto_seq: int) -> None:
         """Record attempts as IN_PROGRESS, before they run."""

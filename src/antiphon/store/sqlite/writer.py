@@ -20,6 +20,7 @@ from antiphon.errors import StoreError
 from antiphon.ports import Clock
 from antiphon.store.sqlite.connection import is_busy, translated
 from antiphon.store.sqlite.host import Gate
+from antiphon.store.sqlite.tail import Run
 
 log = logging.getLogger("antiphon.store")
 
@@ -34,13 +35,14 @@ SLOW_COMMIT_SECONDS = 0.002
 class Group:
     """The units that one commit makes durable."""
 
-    __slots__ = ("durable", "members", "started_ms", "types")
+    __slots__ = ("durable", "members", "runs", "started_ms", "types")
 
     def __init__(self, started_ms: int, durable: asyncio.Future[None]) -> None:
         self.started_ms = started_ms
         self.durable = durable
         self.members = 0
         self.types: set[str] = set()
+        self.runs: list[Run] = []
 
 
 class Writer:
@@ -52,7 +54,7 @@ class Writer:
         path: Path,
         gate: Gate,
         clock: Clock,
-        committed: Callable[[set[str]], None],
+        committed: Callable[[Group], None],
     ) -> None:
         self.connection = connection
         self._path = path
@@ -60,6 +62,7 @@ class Writer:
         self._clock = clock
         self._committed = committed
         self._turn = asyncio.Lock()
+        self._holder: asyncio.Task[Any] | None = None
         self._waiting = 0
         self._group: Group | None = None
         self._commit_seconds = 0.0
@@ -69,7 +72,9 @@ class Writer:
     @asynccontextmanager
     async def unit(self) -> AsyncIterator[Group]:
         """One unit of work. Raises StoreError when it could not be made durable; then nothing was kept."""
+        self.refuse_nesting()
         group = await self._enter()
+        self._holder = asyncio.current_task()
         joined = group.members > 0
         try:
             if joined:
@@ -79,14 +84,25 @@ class Writer:
                 with translated(self._path):
                     self.connection.execute("RELEASE antiphon_unit")
         except BaseException:
+            self._holder = None
             await self._abandon(group, joined)
             raise
+        self._holder = None
         group.members += 1
         if self._may_join(group):
             self._turn.release()
         else:
             await self._finish(group)
         await asyncio.shield(group.durable)
+
+    def refuse_nesting(self) -> None:
+        """Raise StoreError if this task holds the writer already: it would wait for itself for ever."""
+        if self._holder is not None and self._holder is asyncio.current_task():
+            raise StoreError(
+                "this task has an open write transaction already, and would wait for itself",
+                where=str(self._path),
+                mend="Write and publish through that transaction: tx.execute(...), tx.publish(...)",
+            )
 
     async def _enter(self) -> Group:
         if os.getpid() != self._pid:
@@ -133,6 +149,7 @@ class Writer:
 
     async def _abandon(self, group: Group, joined: bool) -> None:
         """Undo the unit that failed; those before it in the group still commit."""
+        group.runs.clear()  # what the tail does not get to know is read from the database
         try:
             if not self.connection.in_transaction:
                 # SQLite itself rolled back (disk full, I/O error): the whole group is gone.
@@ -167,7 +184,7 @@ class Writer:
         return chore
 
     async def _commit_unless_joined(self, group: Group) -> None:
-        # Whom the last commit has woken is about to write again: one turn of the loop lets it join.
+        # Whom the last commit has woken is about to write: one turn of the loop lets it join.
         await asyncio.sleep(0)
         if self._may_join(group):
             self._turn.release()
@@ -188,7 +205,7 @@ class Writer:
             self._close_group()
         if not group.durable.exception():
             try:
-                self._committed(group.types)
+                self._committed(group)
             except Exception:
                 # Durable all the same: whoever was to be woken finds it within a second (look_after).
                 log.exception("a commit in %s could not be announced", self._path)
