@@ -12,9 +12,12 @@ import antiphon
 DOCUMENTED = {
     *("App", "Service"),
     *("Event", "event", "upcast", "Envelope"),
-    *("Transaction", "SyncTransaction", "Delivery", "Status"),
+    *("Command", "command", "Refused", "TimedOut"),
+    *("Transaction", "SyncTransaction", "Delivery", "Effects", "Status"),
     *("Retry", "Rate", "seconds", "minutes", "hours", "days"),
     *("AntiphonError", "InvalidEvent", "Reject"),
+    "Look",
+    *("Workflow", "StepFailed", "WaitTimedOut", "WorkflowCancelled"),
     "__version__",
 }
 HEAVY = {"fastapi", "httpx", "pydantic", "rich", "sqlalchemy", "starlette", "uvicorn"}

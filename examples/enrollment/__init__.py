@@ -6,3 +6,5 @@ from .customer import customer
 from .transaction import transaction
 
 app = App(customer, transaction, name="enrollment", own_stores=True)
+
+from . import simulation as simulation  # noqa: E402  it says to the simulator what must hold of `app`

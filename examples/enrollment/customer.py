@@ -60,7 +60,7 @@ async def confirm(posted: PointsPosted, tx: Transaction) -> None:
     )
 
 
-@customer.on(PointsFailed, retry=DATABASE_RETRY)
+@customer.on(PointsFailed, retry=DATABASE_RETRY, compensates=enroll)
 async def unenroll(failed: PointsFailed, tx: Transaction) -> None:
     """Compensate: what `enroll` did is taken back, and the customer is told why."""
     await tx.execute(

@@ -9,3 +9,5 @@ from .seat import seat
 from .ticket import ticket
 
 app = App(booking, payment, seat, ticket, notification, name="flight_booking", own_stores=True)
+
+from . import simulation as simulation  # noqa: E402  it says to the simulator what must hold of `app`

@@ -9,7 +9,7 @@ from email.message import EmailMessage
 
 import aiosmtplib
 
-from antiphon import Delivery, Service, Transaction, seconds
+from antiphon import Delivery, Effects, Service, Transaction, seconds
 
 from . import retries
 from .events import TicketIssued
@@ -18,19 +18,14 @@ notification = Service("notification", tables="notification.sql")
 
 
 @notification.on(TicketIssued, retry=retries.MAIL, concurrency=8, timeout=seconds(30))
-async def send_ticket(issued: TicketIssued, tx: Transaction, delivery: Delivery) -> None:
+async def send_ticket(issued: TicketIssued, tx: Transaction, delivery: Delivery, effects: Effects) -> None:
     """Send the e-mail, then write down that it was sent; no lock is held while the mail server is waited for.
 
-    A crash between the two sends it again. Its Message-ID is made of the event's id, so that the repetition
+    A crash while it is sent sends it again. Its Message-ID is made of the event's id, so that the repetition
     is recognised as one.
     """
     message = ticket_message(issued, f"<{delivery.envelope.id}@flights.example>")
-    await aiosmtplib.send(
-        message,
-        hostname=os.environ.get("SMTP_HOST", "127.0.0.1"),
-        port=int(os.environ.get("SMTP_PORT", "1025")),
-        timeout=10,
-    )
+    await effects.once("ticket", send, message, idempotent=True)
     await tx.execute(
         "INSERT INTO emails (event_id, booking_id, message_id, recipient, sent_at) VALUES (?, ?, ?, ?, ?)",
         delivery.envelope.id,
@@ -38,6 +33,16 @@ async def send_ticket(issued: TicketIssued, tx: Transaction, delivery: Delivery)
         message["Message-ID"],
         message["To"],
         tx.now.isoformat(),
+    )
+
+
+async def send(message: EmailMessage) -> None:
+    """Hand a message to the mail server."""
+    await aiosmtplib.send(
+        message,
+        hostname=os.environ.get("SMTP_HOST", "127.0.0.1"),
+        port=int(os.environ.get("SMTP_PORT", "1025")),
+        timeout=10,
     )
 
 

@@ -13,29 +13,43 @@ from antiphon.version import __version__
 
 if TYPE_CHECKING:
     from antiphon.app import App
-    from antiphon.errors import AntiphonError, InvalidEvent, Reject
+    from antiphon.errors import AntiphonError, InvalidEvent, Reject, StepFailed, WaitTimedOut, WorkflowCancelled
+    from antiphon.model.commands import Command, Refused, TimedOut, command
     from antiphon.model.delivery import Status
     from antiphon.model.envelope import Envelope
     from antiphon.model.events import Event, event, upcast
     from antiphon.model.retry import Rate, Retry, days, hours, minutes, seconds
+    from antiphon.model.trials import Look
+    from antiphon.runtime.effects import Effects
     from antiphon.runtime.transaction import Delivery, SyncTransaction, Transaction
+    from antiphon.runtime.workflow.handle import Workflow
     from antiphon.service import Service
 
 __all__ = [
     "AntiphonError",
     "App",
+    "Command",
     "Delivery",
+    "Effects",
     "Envelope",
     "Event",
     "InvalidEvent",
+    "Look",
     "Rate",
+    "Refused",
     "Reject",
     "Retry",
     "Service",
     "Status",
+    "StepFailed",
     "SyncTransaction",
+    "TimedOut",
     "Transaction",
+    "WaitTimedOut",
+    "Workflow",
+    "WorkflowCancelled",
     "__version__",
+    "command",
     "days",
     "event",
     "hours",
@@ -46,12 +60,23 @@ __all__ = [
 
 _HOMES = {
     "antiphon.app": ("App",),
-    "antiphon.errors": ("AntiphonError", "InvalidEvent", "Reject"),
+    "antiphon.errors": (
+        "AntiphonError",
+        "InvalidEvent",
+        "Reject",
+        "StepFailed",
+        "WaitTimedOut",
+        "WorkflowCancelled",
+    ),
+    "antiphon.model.commands": ("Command", "Refused", "TimedOut", "command"),
     "antiphon.model.delivery": ("Status",),
     "antiphon.model.envelope": ("Envelope",),
     "antiphon.model.events": ("Event", "event", "upcast"),
     "antiphon.model.retry": ("Rate", "Retry", "days", "hours", "minutes", "seconds"),
+    "antiphon.model.trials": ("Look",),
+    "antiphon.runtime.effects": ("Effects",),
     "antiphon.runtime.transaction": ("Delivery", "SyncTransaction", "Transaction"),
+    "antiphon.runtime.workflow.handle": ("Workflow",),
     "antiphon.service": ("Service",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Container
+from collections.abc import AsyncIterator, Callable, Container
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, overload
 
-from antiphon.declaring import caller, check_name, known_options, place
+from antiphon.declaring import caller, check_name, known_options, place, place_of
 from antiphon.errors import AntiphonError, DeclarationError
+from antiphon.model.commands import Command, Refused, TimedOut
 from antiphon.model.events import MAX_PAYLOAD, EventType, event_type_of
 from antiphon.model.handlers import ServiceSpec
 from antiphon.model.retry import days
+from antiphon.model.trials import InvariantSpec, Look, TrafficSpec, When
 from antiphon.ports import Clock
 from antiphon.service import Service
 
 if TYPE_CHECKING:
+    from asyncio import BaseProtocol
+
     from antiphon.runtime.runtime import Runtime
+    from antiphon.testing.world import World
+
+Check = Callable[[Look], None]
+M = TypeVar("M", bound=Callable[[Any], Any])
+P = TypeVar("P", bound=Callable[[], Any])
+R = TypeVar("R")
+
+#: The runtime that is meant where an app runs several times in one process, as simulated ones do.
+RUNTIME_HERE: ContextVar[Runtime | None] = ContextVar("antiphon_runtime", default=None)
 
 #: Module names that say nothing; the package around them names the app.
 _PLAIN_MODULES = frozenset({"app", "main", "application", "__main__", "__init__"})
@@ -32,7 +46,8 @@ class App:
     *name* is by default that of the module or package which declares the app. *retention* is how long handled
     events are kept, *max_payload* the largest data of an event in bytes. With *ingress* the gateway takes
     CloudEvents from outside at ``POST /events``.
-    Raises DeclarationError for two services of one name, or two classes of one event type.
+    Raises DeclarationError for two services of one name, two classes of one event type, or two handlers of one
+    command.
     """
 
     @known_options
@@ -53,16 +68,30 @@ class App:
         self.max_payload = max_payload
         self.ingress = ingress
         self.services = _by_name(services, self._where)
-        #: The runtime that runs this app in this process, set by who owns it.
-        self.runtime: Runtime | None = None
+        self._runtime: Runtime | None = None
+        #: What the simulator is told: what must hold, what comes in, who stands in for an address outside.
+        self.invariants: list[InvariantSpec] = []
+        self.traffics: list[TrafficSpec] = []
+        self.stand_ins: dict[tuple[str, int], Callable[[], BaseProtocol]] = {}
         if retention <= timedelta(0):
             raise DeclarationError(f"retention is {retention}; it must be more than zero", where=self._where)
         if max_payload < 1:
             raise DeclarationError(f"max_payload is {max_payload}; it must be 1 or more", where=self._where)
-        _event_types(self._declared())  # so that what contradicts is said here
+        declared = self._declared()
+        _event_types(declared)  # so that what contradicts is said here
+        _check_commands(declared)
 
     def __repr__(self) -> str:
         return f"App({', '.join(self.services)}, name={self.name!r})"
+
+    @property
+    def runtime(self) -> Runtime | None:
+        """The runtime that runs this app here: the one of this context, else the one of this process."""
+        return RUNTIME_HERE.get() or self._runtime
+
+    @runtime.setter
+    def runtime(self, runtime: Runtime | None) -> None:
+        self._runtime = runtime
 
     @cached_property
     def specs(self) -> tuple[ServiceSpec, ...]:
@@ -97,6 +126,80 @@ class App:
             return (await runtime.publish(producer, event))[0]
         async with runtime.transaction(producer) as tx:
             return await tx.publish_later(event, delay=delay, at=at)
+
+    @overload
+    async def request(
+        self, command: Command[R], *, timeout: timedelta, service: str | None = None
+    ) -> R | Refused | TimedOut: ...
+
+    @overload
+    async def request(self, command: object, *, timeout: timedelta, service: str | None = None) -> Any: ...
+
+    async def request(self, command: object, *, timeout: timedelta, service: str | None = None) -> Any:
+        """Send *command* durably and return what answers it, within *timeout*: every outcome is an event.
+
+        One of the events that the command names; `Refused`, when it became a dead letter; `TimedOut`. It is sent
+        as *service*, chosen as by `publish`. Raises InvalidEvent, DeclarationError for what is no command,
+        StoreError inside a transaction that has written (it would keep the answer out), AntiphonError when the
+        app does not run here.
+        """
+        runtime = self._running()
+        producer = self._producer(event_type_of(command), service, runtime)
+        return await runtime.request(producer, command, timeout)
+
+    @overload
+    def invariant(self, check: Check) -> Check: ...
+
+    @overload
+    def invariant(self, *, at: When = "always") -> Callable[[Check], Check]: ...
+
+    def invariant(self, check: Check | None = None, *, at: When = "always") -> Check | Callable[[Check], Check]:
+        """Have the simulator hold that *check* raises no AssertionError, whatever goes wrong.
+
+        *check* gets a `Look` at what is committed in every store at one moment. ``@app.invariant`` is looked
+        at all along; ``@app.invariant(at="end")`` when everything has come to rest.
+        """
+        if at not in get_args(When):
+            raise DeclarationError(
+                f"at is {at!r}; it must be one of {', '.join(get_args(When))}", where=place(caller())
+            )
+
+        def declare(check: Check) -> Check:
+            self.invariants.append(InvariantSpec(check.__name__, check, at, place_of(check)))
+            return check
+
+        return declare if check is None else declare(check)
+
+    @overload
+    def traffic(self, make: M) -> M: ...
+
+    @overload
+    def traffic(self, *, weight: float = 1.0) -> Callable[[M], M]: ...
+
+    def traffic(self, make: M | None = None, *, weight: float = 1.0) -> M | Callable[[M], M]:
+        """Tell the simulator what comes in: a function of a seeded ``random.Random`` that makes one thing.
+
+        It returns an event, which is published, or ``(method, path, json)``, which is sent to the gateway.
+        Of several functions one is drawn each time, by *weight*.
+        """
+        if not weight > 0:
+            raise DeclarationError(f"weight is {weight!r}; it must be more than zero", where=place(caller()))
+
+        def declare(make: M) -> M:
+            self.traffics.append(TrafficSpec(make.__name__, make, weight, place_of(make)))
+            return make
+
+        return declare if make is None else declare(make)
+
+    def stand_in(self, host: str, port: int) -> Callable[[P], P]:
+        """Tell the simulator who answers at an address outside: a function that makes an ``asyncio.Protocol``
+        for each connection (aiosmtpd's ``SMTP``, say). Nothing else outside can be reached in a simulation."""
+
+        def declare(make: P) -> P:
+            self.stand_ins[host, port] = make
+            return make
+
+        return declare
 
     def producer_of(self, event_type: EventType, among: Container[str] | None = None) -> str:
         """The service that an event is published as when nobody says: of those *among* which to choose (None:
@@ -134,6 +237,16 @@ class App:
         finally:
             self.runtime = None
             await runtime.stop()
+
+    def test(self, *, seed: int = 0, start: datetime | None = None, data: str | Path | None = None) -> World:
+        """The app in a test: ``async with app.test() as world``. Real code and stores, in virtual time.
+
+        The time begins at *start* (with a zone; 2026-01-01 UTC); *seed* decides ids and jitter. The databases lie
+        in a temporary directory; in *data* they are kept.
+        """
+        from antiphon.testing.world import World
+
+        return World(self, seed=seed, start=start, data=None if data is None else Path(data))
 
     def _declared(self) -> tuple[ServiceSpec, ...]:
         return tuple(service.spec for service in self.services.values())
@@ -181,6 +294,20 @@ def _event_types(specs: tuple[ServiceSpec, ...]) -> dict[str, EventType]:
                     mend='Import one of them, or give one another name: class ...(Event, type="...")',
                 )
     return found
+
+
+def _check_commands(specs: tuple[ServiceSpec, ...]) -> None:
+    """Raise DeclarationError if a command has two handlers, both of which would answer it."""
+    found: dict[str, str] = {}
+    for handler in (handler for spec in specs for handler in spec.handlers):
+        for command in (each.name for each in handler.types if each.target is not None):
+            other = found.setdefault(command, handler.name)
+            if other is not handler.name:
+                raise DeclarationError(
+                    f"it handles {command}, which {other} handles already",
+                    where=handler.source,
+                    mend="A command has one handler; publish an event for everybody else",
+                )
 
 
 def _published_types(spec: ServiceSpec) -> list[EventType]:

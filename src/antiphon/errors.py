@@ -67,8 +67,55 @@ class HandlerTimeout(AntiphonError):
     """The handler did not end within its time limit."""
 
 
+class AmbiguousEffect(AntiphonError):
+    """Nobody knows whether a call to the outside took effect; its event becomes a FAILED dead letter at once."""
+
+
+class ProcessDied(AntiphonError):
+    """What a dead letter died of whose attempts kept ending with their process; nothing raises it."""
+
+
+class DeadlinePassed(AntiphonError):
+    """What a dead letter died of that could not be started before its deadline; nothing raises it."""
+
+
 class NotFound(AntiphonError):
     """There is no such event, handler, dead letter, redrive or store."""
+
+
+class WorkflowError(AntiphonError):
+    """What a workflow's function is told of what it has called; it may catch it, and else it is undone."""
+
+
+class StepFailed(WorkflowError):
+    """A step has used up its attempts. *error_type* and *message* are those of its last error."""
+
+    def __init__(self, name: str, error_type: str, message: str, attempts: int) -> None:
+        tries = "1 attempt" if attempts == 1 else f"{attempts} attempts"
+        super().__init__(f"failed after {tries}: {error_type}: {message}", where=f"step {name}")
+        self.name = name
+        self.error_type = error_type
+        self.message = message
+        self.attempts = attempts
+
+    def __reduce__(self) -> tuple[type[StepFailed], tuple[str, str, str, int]]:
+        return type(self), (self.name, self.error_type, self.message, self.attempts)
+
+
+class WaitTimedOut(WorkflowError):
+    """What a workflow waited for did not come in time."""
+
+
+class ChildFailed(WorkflowError):
+    """A child workflow did not complete."""
+
+
+class WorkflowCancelled(WorkflowError):
+    """The run is cancelled; raised where the function waits."""
+
+
+class JournalMismatch(AntiphonError):
+    """The code no longer does what the run's journal says that it did."""
 
 
 class StoreError(AntiphonError):

@@ -6,13 +6,14 @@ A port is a promise, not a base class: anything with these methods will do. The 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal, Protocol
 
 import msgspec
 
 from antiphon.model.delivery import Failure, Status, Verdict
+from antiphon.model.effects import Effect
 from antiphon.model.envelope import Envelope
 from antiphon.model.handlers import HandlerSpec
 
@@ -40,6 +41,10 @@ class Clock(Protocol):
 
     async def sleep(self, seconds: float) -> None:
         """Return when *seconds* have passed. Cancellable."""
+
+    async def idle(self, seconds: float) -> None:
+        """Return when about *seconds* have passed: between two rounds of upkeep, which may well be later.
+        A clock of tests passes over it when nothing else happens. Cancellable."""
 
     async def run_blocking(self, fn: Callable[[], Any]) -> Any:
         """Run *fn* in a thread (a simulator: inline) and return its result."""
@@ -79,7 +84,9 @@ class Settled(msgspec.Struct, frozen=True):
     """What became of one attempt, to be applied to the store.
 
     *fresh*: the event was read at the cursor and has no delivery row yet. *number* is the attempt's
-    number; *burns* is False for an attempt that must not count (a probe, a stop of ours).
+    number; *burns* is False for an attempt that must not count (a probe, a stop of ours). *crashed*: no attempt
+    has ended now: it is what its process has died of before, which is recorded already, or none was started.
+    *answer* is an event to append with it, and its origin: a command that is set aside is answered.
     """
 
     event: LoggedEvent
@@ -89,6 +96,8 @@ class Settled(msgspec.Struct, frozen=True):
     first_ms: int
     failure: Failure | None = None
     burns: bool = True
+    crashed: bool = False
+    answer: tuple[Envelope, int] | None = None
 
 
 class Starting(msgspec.Struct, frozen=True):
@@ -103,6 +112,8 @@ class Starting(msgspec.Struct, frozen=True):
 #: Listening to these "types" wakes at a new timer, and at a new redrive.
 TIMER_SET = "antiphon.timer-set"
 REDRIVE_SET = "antiphon.redrive-set"
+#: The timer that answers a command if nobody else does is named so, and the command's id.
+TIMEOUT_OF = "timeout:"
 TimerClock = Literal["store", "wall"]
 
 
@@ -138,15 +149,25 @@ class Unit(Protocol):
     async def rollback_to_savepoint(self) -> None:
         """Undo everything after the mark."""
 
+    def later(self, write: Callable[[Any, list[Any]], Awaitable[None]], item: object) -> None:
+        """Have *write* called with this unit and every such *item* at its end: many rows cost less at once. Going
+        back to the mark leaves them; nobody may need to read them in this unit."""
+
     async def append(self, events: Iterable[tuple[Envelope, int]]) -> int:
         """Append events, each with its origin, to the log, in order; an id that is already there is
-        skipped. Returns how many are new."""
+        skipped. Returns how many are new. What answers a command ends the timer ``TIMEOUT_OF`` it."""
 
     async def start(self, lease: Lease, attempts: Sequence[Starting], upto_seq: int) -> None:
         """Record attempts as IN_PROGRESS before they run, and move the cursor to *upto_seq*. Fenced."""
 
     async def park(self, lease: Lease, events: Sequence[LoggedEvent]) -> None:
         """Put fresh events behind an earlier, unsettled event of their key."""
+
+    async def line_up(self, lease: Lease, events: Sequence[tuple[LoggedEvent, str]], upto_seq: int) -> None:
+        """Give fresh events rows, each in its lane, and move the cursor to *upto_seq*. Order by key holds. Fenced."""
+
+    async def put_effect(self, lease: Lease, effect: Effect) -> None:
+        """Keep what is known of a call to the outside. Fenced: raises LeaseLost."""
 
     async def put_timer(self, timer: Timer) -> None:
         """Keep *timer*; one of the same id is replaced, its due time kept if it recurs as before."""
@@ -221,8 +242,21 @@ class Deliveries(Protocol):
     async def read_due(self, lease: Lease, limit: int) -> list[OpenDelivery]:
         """Deliveries whose time has come, earliest first, never two of a key out of order."""
 
+    async def lanes(self, lease: Lease, start: str, limit: int) -> list[str]:
+        """The lanes from *start* on in which deliveries wait for their time or their turn, in order."""
+
+    async def read_lane(self, lease: Lease, lane: str, limit: int) -> list[OpenDelivery]:
+        """As `read_due`, of one lane."""
+
     async def next_due_ms(self, lease: Lease) -> int | None:
         """The store time at which the next delivery is due; None if none waits."""
+
+
+class EffectRecords(Protocol):
+    """What is known of the calls that handlers made to the outside."""
+
+    async def read_effect(self, event_id: str, handler: str, name: str) -> Effect | None:
+        """What is known of one call; None if it was never intended."""
 
 
 class Timers(Protocol):
@@ -238,7 +272,7 @@ class Timers(Protocol):
         """
 
 
-class Store(Log, Leases, Deliveries, Timers, Protocol):
+class Store(Log, Leases, Deliveries, EffectRecords, Timers, Protocol):
     """A service's database: its own tables and the event log. Safe for many tasks of one loop."""
 
     async def open(self) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_args
 
@@ -16,8 +17,10 @@ from antiphon.errors import DeclarationError
 from antiphon.model.events import Event, EventType, event_type_of
 from antiphon.model.handlers import HandlerSpec, RouteSpec, ScheduleSpec, ServiceSpec, Start
 from antiphon.model.retry import Rate, Retry
+from antiphon.model.shape import all_fields
 from antiphon.policy import signatures
 from antiphon.policy.schedule import check_schedule
+from antiphon.workflow import CONCURRENCY, WorkflowHandle, WorkflowOptions, workflow_spec
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -45,8 +48,10 @@ class Service:
         self.name = check_name(name, "a service", place(caller()))
         self.tables = "" if tables is None else _read_tables(tables)
         self._handlers: dict[str, _Lazy[HandlerSpec]] = {}
+        self.workflows: dict[str, WorkflowHandle] = {}
         self._schedules: list[_Lazy[ScheduleSpec]] = []
         self._routes: dict[tuple[str, str], _Lazy[RouteSpec]] = {}
+        self._work: dict[Callable[..., Any], str] = {}
 
     def __repr__(self) -> str:
         return f"Service({self.name!r})"
@@ -61,16 +66,22 @@ class Service:
         concurrency: int = 1,
         rate: Rate | None = None,
         timeout: timedelta | None = None,
+        compensates: Callable[..., Any] | None = None,
+        fair_by: str | Callable[[Any], object] | None = None,
     ) -> Callable[[F], F]:
         """Bind a function to *events*, or to those that its first parameter is annotated with.
 
         The function's other parameters are given by annotation: Transaction, SyncTransaction (in a plain
-        def), Delivery, SQLAlchemy's AsyncSession. Its return annotation names all that it may publish.
-        The function itself is returned unchanged. Raises DeclarationError for what cannot work.
+        def), Delivery, Effects, SQLAlchemy's AsyncSession. Its return annotation names all that it may
+        publish. *compensates* is the handler or route of this service whose work it undoes. *fair_by*, the
+        name of a field or a function of the event, tells tenants apart: when many events wait, they share the
+        handler's time, so that a flood of one does not delay the others. The function itself is returned
+        unchanged. Raises DeclarationError for what cannot work.
         """
         where = place(caller())
         types = tuple(_event_type(cls, where) for cls in events)
-        options = _Options(retry, start, concurrency, rate, timeout)
+        undone = None if compensates is None else self._work_of(compensates, where)
+        options = _Options(retry, start, concurrency, rate, timeout, undone, fair_by)
         _check_options(options, where)
 
         def declare(fn: F) -> F:
@@ -92,6 +103,58 @@ class Service:
     ) -> Callable[[F], F]:
         """Call a function whenever the cron *expression* is due in the time *zone* (an IANA name)."""
         return self._scheduled(name, retry, cron=expression, zone=zone)
+
+    @known_options
+    def workflow(
+        self,
+        *,
+        starts: type[Any] | tuple[type[Any], ...] = (),
+        key: str | Callable[[Any], Any] | None = None,
+        awaits: tuple[type[Any], ...] = (),
+        publishes: tuple[type[Any], ...] = (),
+        version: int = 1,
+        retry: Retry | None = None,
+        concurrency: int = CONCURRENCY,
+        name: str | None = None,
+    ) -> Callable[[Callable[..., Any]], WorkflowHandle]:
+        """Make a durable function of ``async def f(event, wf: Workflow)``: it goes on after any crash.
+
+        An event of *starts* (none: of its first parameter's annotation) begins a run of the *key* that a field or
+        a function of it gives (None: the event's own); a key has one live run. It may wait for the events in *awaits*,
+        and publish what its return annotation and *publishes* name. *retry* is that of its steps. Several functions of
+        one name differ in *version*: new runs begin with the highest, those begun earlier keep theirs.
+        Raises DeclarationError for what cannot work.
+        """
+        where = place(caller())
+        given = starts if isinstance(starts, tuple) else (starts,)
+        types = tuple(_event_type(cls, where) for cls in given)
+        options = WorkflowOptions(
+            key,
+            tuple(_event_type(cls, where) for cls in awaits),
+            tuple(_event_type(cls, where) for cls in publishes),
+            version,
+            retry,
+            concurrency,
+        )
+        _check_options(_Options(retry=retry, concurrency=concurrency), where)
+
+        def declare(fn: Callable[..., Any]) -> WorkflowHandle:
+            local = _function_name(fn, name)
+            if local in self._handlers:
+                raise DeclarationError(f"service {self.name!r} has a handler {local!r} already", where=place_of(fn))
+            spec = workflow_spec(fn, self.name, local, types, options, _names_around(fn))
+            handle = self.workflows.get(local)
+            if handle is None:
+                handle = self.workflows[local] = WorkflowHandle(spec)
+            elif version in handle.versions:
+                raise DeclarationError(
+                    f"service {self.name!r} has version {version} of workflow {local!r} already", where=spec.source
+                )
+            handle.engine.add(spec)
+            handle.concurrency = concurrency
+            return handle
+
+        return declare
 
     def get(self, path: str, **options: Any) -> Callable[[F], F]:
         """Answer GET *path*; *options* are those of FastAPI's own decorator."""
@@ -119,9 +182,22 @@ class Service:
         return ServiceSpec(
             name=self.name,
             tables=self.tables,
-            handlers=tuple(lazy.value for lazy in self._handlers.values()),
+            handlers=(
+                *(lazy.value for lazy in self._handlers.values()),
+                *(handler for each in self.workflows.values() for handler in each.handlers()),
+            ),
             schedules=tuple(lazy.value for lazy in self._schedules),
             routes=tuple(lazy.value for lazy in self._routes.values()),
+        )
+
+    def _work_of(self, fn: Callable[..., Any], where: str) -> str:
+        """The name of the handler or route that *fn* is. Raises DeclarationError."""
+        if fn in self._work:
+            return self._work[fn]
+        raise DeclarationError(
+            f"compensates={getattr(fn, '__name__', fn)!r} is no handler or route of service {self.name!r}",
+            where=where,
+            mend="Name a function that is declared above; what a service did, it undoes itself",
         )
 
     def _declare_handler(
@@ -129,7 +205,7 @@ class Service:
     ) -> _Lazy[HandlerSpec]:
         local = _function_name(fn, name)
         where = place_of(fn)
-        if local in self._handlers:
+        if local in self._handlers or local in self.workflows:
             raise DeclarationError(
                 f"service {self.name!r} has a handler {local!r} already",
                 where=where,
@@ -142,6 +218,7 @@ class Service:
         names = _names_around(fn)
         handler = _Lazy(lambda: _handler_spec(fn, self.name, local, types, options, names))
         self._handlers[local] = handler
+        self._work[fn] = f"{self.name}.{local}"
         return handler
 
     def _scheduled(
@@ -194,6 +271,7 @@ class Service:
                 return RouteSpec(self.name, method, path, fn, publishes, source, dict(options), hints, injected)
 
             self._routes[method, path] = _Lazy(build)
+            self._work[fn] = f"{self.name} {method} {path}"
             return fn
 
         return declare
@@ -208,6 +286,8 @@ class _Options:
     concurrency: int = 1
     rate: Rate | None = None
     timeout: timedelta | None = None
+    compensates: str | None = None
+    fair_by: str | Callable[[Any], object] | None = None
 
 
 class _Lazy(Generic[T]):
@@ -238,12 +318,14 @@ def _handler_spec(
     where = place_of(fn)
     hints = signatures.resolve(fn, names, where)
     types = types or signatures.events_of_first_parameter(fn, hints, where)
+    publishes = signatures.published(hints, where)
+    signatures.check_commands(types, publishes, service, where)
     return HandlerSpec(
         name=f"{service}.{local}",
         service=service,
         fn=fn,
         types=types,
-        publishes=signatures.published(hints, where),
+        publishes=publishes,
         parameters=signatures.parameters(fn, hints, types, where),
         is_async=inspect.iscoroutinefunction(fn),
         source=where,
@@ -253,7 +335,25 @@ def _handler_spec(
         concurrency=options.concurrency,
         rate=options.rate,
         timeout=options.timeout,
+        compensates=options.compensates,
+        fair_by=_tenant_of(options.fair_by, types, where),
     )
+
+
+def _tenant_of(
+    fair_by: str | Callable[[Any], object] | None, types: tuple[EventType, ...], where: str
+) -> Callable[[Any], object] | None:
+    """The function that *fair_by* is, or of the field that it names. Raises DeclarationError."""
+    if not isinstance(fair_by, str):
+        return fair_by
+    for event_type in types:
+        if fair_by not in (names := [name for name, _ in all_fields(event_type.cls)]):
+            raise DeclarationError(
+                f"fair_by is {fair_by!r}, which is no field of {event_type.name}",
+                where=where,
+                mend=f"Its fields are {', '.join(names) or 'none'}",
+            )
+    return attrgetter(fair_by)
 
 
 def _event_type(cls: object, where: str) -> EventType:
@@ -268,7 +368,7 @@ def _event_type(cls: object, where: str) -> EventType:
 
 
 def _check_options(options: _Options, where: str) -> None:
-    retry, rate, timeout = options.retry, options.rate, options.timeout
+    retry, rate, timeout, fair_by = options.retry, options.rate, options.timeout, options.fair_by
     starts = get_args(Start)
     for option, right, rule in (
         ("retry", retry is None or isinstance(retry, Retry), "a Retry(...)"),
@@ -276,6 +376,7 @@ def _check_options(options: _Options, where: str) -> None:
         ("concurrency", isinstance(options.concurrency, int) and options.concurrency >= 1, "1 or more"),
         ("rate", rate is None or isinstance(rate, Rate), "a Rate(...)"),
         ("timeout", timeout is None or _is_span(timeout), "a timedelta above zero"),
+        ("fair_by", fair_by is None or isinstance(fair_by, str) or callable(fair_by), "a field's name or a function"),
     ):
         if not right:
             raise DeclarationError(f"{option} is {getattr(options, option)!r}; it must be {rule}", where=where)

@@ -1,7 +1,8 @@
 """Envelope <-> bytes: CloudEvents 1.0 as structured JSON, or as headers and body. The only encoder.
 
-Besides the attributes of the standard there are four extensions: ``correlationid``, ``causationid``,
-``traceparent`` and ``service``. The version of the data stands in ``dataschema``, as
+Besides the attributes of the standard there are extensions: ``correlationid``, ``causationid``, ``traceparent``
+and ``service``; of a command or reply its ``kind`` and ``target``, of a reply the ``requestid`` that it answers; a
+``deadline`` (RFC 3339). The version of the data stands in ``dataschema``, as
 ``urn:antiphon:event:<Type>:<version>``. Events from elsewhere need none of these: their correlation is
 their own id, their version 1, their service what ``source`` says. Their other extensions are checked and
 dropped.
@@ -74,7 +75,9 @@ _STANDARD = {
     "dataschema": (_URI, "a URI with its scheme"),
     "datacontenttype": (_MEDIA_TYPE, "a media type"),
 }
-_OUR_EXTENSIONS = frozenset({"correlationid", "causationid", "traceparent", "service"})
+_OUR_EXTENSIONS = frozenset(
+    {"correlationid", "causationid", "traceparent", "service", "kind", "target", "requestid", "deadline"}
+)
 
 Attributes = Mapping[str, object]
 
@@ -94,6 +97,10 @@ class _Event(msgspec.Struct, frozen=True, omit_defaults=True):
     subject: str | None = None
     causationid: str | None = None
     traceparent: str | None = None
+    kind: str | None = None
+    target: str | None = None
+    requestid: str | None = None
+    deadline: str | None = None
     data: msgspec.Raw | None = None
 
 
@@ -186,13 +193,13 @@ def is_json(content_type: str) -> bool:
 
 
 def _event(envelope: Envelope, data: msgspec.Raw | None) -> _Event:
-    time = (_EPOCH + envelope.time_ms * _MILLISECOND).isoformat(timespec="milliseconds")
+    kind = envelope.kind
     return _Event(
         specversion="1.0",
         id=envelope.id,
         source=_source_of(envelope.service),
         type=envelope.type,
-        time=time.removesuffix("+00:00") + "Z",
+        time=_rfc3339(envelope.time_ms),
         dataschema=f"{_SCHEMA_PREFIX}{quote(envelope.type, safe='')}:{envelope.version}",
         datacontenttype="application/json",
         correlationid=envelope.correlation_id,
@@ -200,8 +207,17 @@ def _event(envelope: Envelope, data: msgspec.Raw | None) -> _Event:
         subject=envelope.key,
         causationid=envelope.causation_id,
         traceparent=envelope.traceparent,
+        kind=None if kind == "event" else kind,
+        target=envelope.target,
+        requestid=envelope.request_id,
+        deadline=None if envelope.deadline_ms is None else _rfc3339(envelope.deadline_ms),
         data=data,
     )
+
+
+def _rfc3339(time_ms: int) -> str:
+    text = (_EPOCH + time_ms * _MILLISECOND).isoformat(timespec="milliseconds")
+    return text.removesuffix("+00:00") + "Z"
 
 
 def _source_of(service: str) -> str:
@@ -240,18 +256,24 @@ def _envelope(attributes: Attributes, data: bytes, prefix: str, received_ms: int
     version = texts["specversion"]
     if version != "1.0":
         _refuse(f"{prefix}specversion", f"version {version!r} of CloudEvents is unknown; known: 1.0")
-    return Envelope(
+    envelope = Envelope(
         id=texts["id"],
         type=texts["type"],
         version=_version(texts, prefix),
         key=texts.get("subject"),
         service=_service(texts),
-        time_ms=_time_ms(texts["time"], prefix) if "time" in texts else received_ms,
+        time_ms=_time_ms(texts["time"], f"{prefix}time") if "time" in texts else received_ms,
         data=data,
         correlation_id=texts.get("correlationid") or texts["id"],
         causation_id=texts.get("causationid") or None,
         traceparent=valid_traceparent(texts.get("traceparent", "")),
+        target=texts.get("target") or None,
+        request_id=texts.get("requestid") or None,
+        deadline_ms=_time_ms(texts["deadline"], f"{prefix}deadline") if texts.get("deadline") else None,
     )
+    if texts.get("kind", envelope.kind) != envelope.kind:
+        _refuse(f"{prefix}kind", "a command has a target, a reply a requestid too, an event neither")
+    return envelope
 
 
 def _check_attribute(name: str, value: object, prefix: str) -> None:
@@ -290,11 +312,11 @@ def _service(attributes: Mapping[str, str]) -> str:
     return name if _source_of(name) == source else source
 
 
-def _time_ms(text: str, prefix: str) -> int:
+def _time_ms(text: str, field: str) -> int:
     try:
         time = msgspec.convert(text, _Time)
     except msgspec.ValidationError:
-        _refuse(f"{prefix}time", f"expected an RFC 3339 time with its zone, got {text!r:.100}")
+        _refuse(field, f"expected an RFC 3339 time with its zone, got {text!r:.100}")
     return (time - _EPOCH) // _MILLISECOND
 
 

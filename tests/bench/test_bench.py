@@ -23,6 +23,26 @@ def test_a_quick_run_has_every_figure(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_backlog_takes_no_memory(tmp_path: Path) -> None:
+    """Two handlers that have 50,000 events before them (some 50 MiB of objects) grow by a few of these at a time."""
+    command = [
+        sys.executable,
+        "-m",
+        "antiphon",
+        "bench",
+        "--quick",
+        "--only",
+        "backlog",
+        "--backlog",
+        "50000",
+        "--json",
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])["backlog"]
+    assert found["depth"] == 50_000
+    assert found["memory_growth_mib"] < 16
+
+
 def test_an_unknown_part_is_a_usage_error(tmp_path: Path) -> None:
     """The parts that there are are named, and the exit code is that of usage errors."""
     command = [sys.executable, "-m", "antiphon", "bench", "--only", "speed"]

@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 
 from antiphon.cli import arguments, output
+from antiphon.policy import words
 
 
 def test_columns_are_aligned(capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,7 +44,7 @@ def test_colour_is_for_terminals_only(monkeypatch: pytest.MonkeyPatch, capsys: p
 
 def test_times_and_sizes() -> None:
     """Times are RFC 3339 in UTC, sizes in handy units."""
-    assert output.moment(1_767_225_600_123) == "2026-01-01T00:00:00.123Z"
+    assert words.moment(1_767_225_600_123) == "2026-01-01T00:00:00.123Z"
     assert [output.size(count) for count in (0, 1023, 1536, 5 << 20, 3 << 40)] == [
         "0 B",
         "1023 B",
@@ -51,9 +52,9 @@ def test_times_and_sizes() -> None:
         "5 MiB",
         "3072 GiB",
     ]
-    assert output.shortened("a\n  b", 10) == "a b"
-    assert output.shortened("a" * 20, 10) == "aaaaaaa..."
-    assert output.shortened(None) is None
+    assert words.shortened("a\n  b", 10) == "a b"
+    assert words.shortened("a" * 20, 10) == "aaaaaaa..."
+    assert words.shortened(None) is None
 
 
 def test_spans_are_read() -> None:

@@ -16,6 +16,8 @@ from antiphon.version import __version__
 from tests.cli.kit import antiphon, order
 
 HEAVY = {"msgspec", "fastapi", "pydantic", "sqlite3", "uvicorn"}
+#: How texts and times are written; it imports nothing itself.
+WORDS = {"antiphon.policy", "antiphon.policy.words"}
 LOOK = "import sys; from antiphon.cli.main import main; code = main({!r}); print(code, *sys.modules, file=sys.stderr)"
 
 
@@ -31,7 +33,7 @@ def test_version_and_help_import_next_to_nothing(arguments: list[str], most: int
     code, *modules = done.stderr.split()
     assert code == "0"
     assert not HEAVY & set(modules)
-    ours = [name for name in modules if name.startswith("antiphon.")]
+    ours = {name for name in modules if name.startswith("antiphon.")} - WORDS
     assert not [name for name in ours if not name.startswith(("antiphon.cli", "antiphon.errors", "antiphon.version"))]
     assert len(modules) <= most
 

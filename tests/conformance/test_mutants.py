@@ -15,7 +15,7 @@ pytestmark = pytest.mark.anyio
 
 # Block of SQL, what is in it, and what stands there in the mutant.
 MUTANTS = [
-    ("append", "ON CONFLICT (id) DO NOTHING", "ON CONFLICT (id) DO UPDATE SET data = excluded.data"),
+    ("append_plain", "ON CONFLICT (id) DO NOTHING", "ON CONFLICT (id) DO UPDATE SET data = excluded.data"),
     ("move_position", "max(seq, excluded.seq)", "excluded.seq"),
     ("move_cursor", "AND epoch = ?6", "AND ?6 >= 0"),
     ("move_cursor", "max(seq, ?1)", "?1"),
@@ -40,6 +40,11 @@ MUTANTS = [
     ("end_timer", "WHERE id = ?", "WHERE id = ? AND 0"),
     ("latest_store_ms", "coalesce(", "0 * coalesce("),
     ("advance_position", "AND seq <= ?", "AND ? >= 0"),
+    ("read_owed", "target IS NULL OR", "1 OR"),
+    ("holds_lease", "AND epoch = ?", "AND ? >= 0"),
+    ("put_effect", "result = excluded.result", "result = result"),
+    ("lanes", "d.lane > found.lane", "d.lane < found.lane"),
+    ("due_in_lane", "d.lane = ?4", "d.lane >= ?4"),
 ]
 
 
@@ -70,6 +75,7 @@ async def test_a_mutant_is_found(
     assert found in sql
     monkeypatch.setitem(queries.blocks(), block, sql.replace(found, mutated))
     monkeypatch.setattr(unit, "_APPEND", queries.query("append"))
+    monkeypatch.setattr(unit, "_APPEND_PLAIN", queries.query("append_plain"))
     assert not await survives(tmp_path)
 
 

@@ -1,22 +1,24 @@
 """``kill -9`` at random moments, for real: nothing acknowledged is lost, nothing takes effect twice, order holds."""
 
 import random
-import sqlite3
 import subprocess
 import sys
-from collections.abc import Set as AbstractSet
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
 
-VICTIM = Path(__file__).with_name("victim.py")
+from tests.crash.audits import DEAD_LETTERS, findings, reading
+from tests.crash.fleet import CHECKOUT
+from tests.crash.shop import EFFECTS, KEYS, effects_of
+
 KILLS = 12
 
 
 def start(data: Path, *arguments: object) -> "subprocess.Popen[str]":
     """A victim process."""
-    command = [sys.executable, str(VICTIM), str(data), *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "tests.crash.victim", str(data), *map(str, arguments)]
+    return subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True)
 
 
 def acknowledged_until_killed(process: "subprocess.Popen[str]", lines: int) -> list[int]:
@@ -39,29 +41,15 @@ def run_to_the_end(data: Path, *arguments: object) -> int:
         return process.returncode
 
 
-def rows(path: Path, sql: str) -> list[tuple[object, ...]]:
-    """Rows of a database file."""
-    connection = sqlite3.connect(path)
-    try:
-        return connection.execute(sql).fetchall()
-    finally:
-        connection.close()
-
-
-def audit(bills: Path, counts: Path, acknowledged: list[int], lost: AbstractSet[int] = frozenset()) -> None:
-    """Every acknowledged order has one bill and one count; per customer both are in order."""
-    for path, table in ((bills, "bills"), (counts, "counted")):
-        found = [
-            (str(customer), int(str(n))) for customer, n in rows(path, f"SELECT customer, n FROM {table} ORDER BY id")
-        ]
-        numbers = [n for _, n in found]
-        assert len(numbers) == len(set(numbers)), f"twice in {table}"
-        assert set(acknowledged) - set(numbers) <= lost, f"lost in {table}"
-        assert not lost & set(numbers), f"took effect in {table}"
-        for customer in {customer for customer, _ in found}:
-            in_order = [n for name, n in found if name == customer]
-            assert in_order == sorted(in_order), f"order of {customer} in {table}"
-        assert rows(path, "PRAGMA integrity_check") == [("ok",)]
+def audit(data: Path, acknowledged: Collection[int]) -> None:
+    """Each order that was acknowledged took each effect once, and each customer's in order."""
+    for service, table in EFFECTS.items():
+        shared = data / "shop.db"
+        path = data / f"{service}.db"
+        with reading(path if path.exists() else shared) as connection:
+            found = connection.execute(f"SELECT customer, n FROM {table} ORDER BY id").fetchall()
+        assert not effects_of(table, found)
+        assert set(acknowledged) <= {n for _, n in found}, f"lost in {table}"
 
 
 @pytest.mark.parametrize("layout", ["shared", "own"])
@@ -70,29 +58,31 @@ def test_random_kills_lose_nothing_and_repeat_nothing(tmp_path: Path, layout: st
     chance = random.Random(20261121)
     acknowledged: list[int] = []
     for _ in range(KILLS):
-        first = max(acknowledged, default=-1) // 5 * 5 + 50
+        first = max(acknowledged, default=-1) // KEYS * KEYS + 10 * KEYS
         process = start(tmp_path, layout, first)
         acknowledged += acknowledged_until_killed(process, chance.randrange(1, 400))
     assert run_to_the_end(tmp_path, layout, -1) == 0
     assert len(acknowledged) > 10 * KILLS
-    if layout == "own":
-        audit(tmp_path / "billing.db", tmp_path / "counter.db", acknowledged)
-    else:
-        audit(tmp_path / "victim.db", tmp_path / "victim.db", acknowledged)
+    assert not findings(tmp_path)
+    audit(tmp_path, acknowledged)
 
 
 def test_an_event_that_kills_its_process_is_found_and_set_aside(tmp_path: Path) -> None:
     """The killer ends FAILED with every crash on record; no neighbour is blamed, and the rest is handled."""
     killer = 203
     acknowledged = acknowledged_until_killed(start(tmp_path, "shared", 0, killer), 100_000)
-    path = tmp_path / "victim.db"
     runs = next(run for run in range(1, 15) if run_to_the_end(tmp_path, "shared", -1, killer) == 0)
     assert 2 <= runs <= 12
-    dead = rows(
-        path,
-        "SELECT status, crashes, reason, json_extract(data, '$.n') FROM antiphon_deliveries JOIN"
-        " antiphon_log USING (seq)",
+    dead = (
+        "SELECT status, reason, json_extract(data, '$.n'), fingerprint"
+        " FROM antiphon_deliveries JOIN antiphon_log USING (seq)"
     )
-    assert [(row[0], row[3]) for row in dead] == [("FAILED", killer)]
-    assert "process died" in str(dead[0][2])
-    audit(path, path, acknowledged, lost={killer})
+    with reading(tmp_path / "shop.db") as connection:
+        ((status, reason, number, fingerprint),) = connection.execute(dead).fetchall()
+        outcomes = {outcome for (outcome,) in connection.execute("SELECT outcome FROM antiphon_attempts")}
+    assert (status, number) == ("FAILED", killer)
+    assert "process died" in reason
+    assert "ProcessDied" in fingerprint
+    assert outcomes <= {"crashed", "completed"}
+    assert findings(tmp_path) == {DEAD_LETTERS: 1}
+    audit(tmp_path, set(acknowledged) - {killer})

@@ -17,6 +17,7 @@ from antiphon.demo.view import Heading, Scene, line_of, opened_view, rendered, t
 from antiphon.model.retry import seconds
 from antiphon.runtime.clock import SystemClock
 from examples.flight_booking import app
+from examples.flight_booking.bank import Answer
 from examples.flight_booking.timetable import invented_flights
 
 SCENE = Scene(
@@ -65,7 +66,19 @@ def test_the_feeder_asks_for_the_same_bookings_again() -> None:
 class Booking:
     """As much of a booking as the payment handler looks at before it refuses."""
 
-    card_last4, booking_id = "0002", "b1"
+    card_last4, booking_id, price = "0002", "b1", 1
+
+
+class Effects:
+    """Stands in for the record of calls to the bank, which declines."""
+
+    def key(self, name: str) -> str:
+        """A key."""
+        return name
+
+    async def once(self, name: str, fn: object, *args: object, **how: object) -> Answer:
+        """No call at all."""
+        return Answer(declined="no bank here")
 
 
 async def faults(rate: float, attempts: int) -> list[str]:
@@ -74,7 +87,7 @@ async def faults(rate: float, attempts: int) -> list[str]:
     ends = []
     for _ in range(attempts):
         try:
-            await handler.fn(Booking(), None)
+            await handler.fn(Booking(), None, Effects())
             ends.append("")
         except TransientFault as fault:
             ends.append(str(fault).partition(",")[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from pydantic import BaseModel
 
 from antiphon import Event, Service
 from antiphon.errors import PayloadTooLarge, StoreFull, StoreLocked
-from tests.gateway.kit import served, shop
+from tests.gateway.kit import served, shop, until
 
 pytestmark = pytest.mark.anyio
 
@@ -134,3 +135,20 @@ async def test_unknown_routes_and_methods_are_problems(tmp_path: Path) -> None:
         assert method.headers["allow"] == "POST"
         for answer in (unknown, method):
             assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_a_client_that_leaves_in_the_middle_is_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A body that never comes to its end (the client, or the gateway that passed it on, has died) is nobody's fault."""
+    caplog.set_level(logging.DEBUG, "antiphon.gateway")
+
+    async def told() -> bool:
+        return "the client left in the middle" in caplog.text
+
+    async with served(tmp_path, shop()) as (client, _):
+        _, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
+        head = "POST /orders HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\nIdempotency-Key: k\r\n"
+        writer.write(f'{head}Content-Length: 100\r\n\r\n{{"id": '.encode())
+        await writer.drain()
+        writer.close()
+        await until(told)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]

@@ -394,6 +394,37 @@ async def test_a_stop_suspects_nobody(tmp_path: Path) -> None:
         assert owners == [(None, 0), (None, 0)]
 
 
+async def test_a_lease_that_is_taken_while_stopping_starts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The grace may be over by then, and nobody would end what such a worker began."""
+    clock, calls = VirtualClock(), []
+    service = Service("svc")
+
+    @service.on(Ordered, retry=NO_JITTER)
+    async def work(event: Ordered) -> None:
+        calls.append(event.n)
+        await clock.sleep(3_600)
+
+    real = SqliteStore.acquire
+    asked, stopping = asyncio.Event(), asyncio.Event()
+
+    async def acquire(self: SqliteStore, handler: str, owner: str) -> Any:
+        asked.set()
+        await stopping.wait()
+        return await real(self, handler, owner)
+
+    monkeypatch.setattr(SqliteStore, "acquire", acquire)
+    async with running(tmp_path, shop(), service, clock=clock) as world:
+        await world.runtime.publish("shop", Ordered("a", 1))
+        await asyncio.wait_for(asked.wait(), 5)
+        stop = asyncio.ensure_future(world.runtime.stop(grace_s=0))
+        await clock.rest()
+        stopping.set()
+        await asyncio.wait_for(stop, 5)
+        assert calls == []
+
+
 class Counted(Event, key="customer", domain=True):
     customer: str
 

@@ -12,7 +12,6 @@ import pytest
 from antiphon.errors import StoreCorrupt, StoreError
 from antiphon.store.sqlite.backups import check
 from antiphon.store.sqlite.desk import Desk, backup_all
-from antiphon.store.sqlite.host import Gate
 from antiphon.store.sqlite.store import SqliteStore
 from antiphon.testing.clock import VirtualClock
 from tests.runtime.kit import World, running
@@ -124,7 +123,7 @@ async def test_copies_wait_for_writers_of_other_processes(tmp_path: Path) -> Non
     """No snapshot of any file is taken while somebody writes to one of them."""
     async with running(tmp_path / "one", *Shop().services, own_stores=True, only=["shop", "audit"]) as world:
         shop, audit = world.runtime.stores["shop"], world.runtime.stores["audit"]
-        other = Gate(audit.host, world.clock)  # locks as another process would
+        other = audit.place.gate(world.clock)  # locks as another process would
         await other.acquire()
         copying = asyncio.ensure_future(backup_all([Desk(shop), Desk(audit)], tmp_path / "two"))
         await world.clock.rest()

@@ -90,6 +90,30 @@ async def test_a_full_disk_is_said_and_loses_nothing_acknowledged(store: SqliteS
     assert await count(store) == 2
 
 
+async def test_a_full_disk_is_the_stores_fault_in_our_own_statements_too(store: SqliteStore) -> None:
+    """What the engine itself writes fails as StoreFull: no handler is blamed for it, and the loops wait it out."""
+    pages = store.writer.connection.execute("PRAGMA page_count").fetchone()[0]
+    store.writer.connection.execute(f"PRAGMA max_page_count = {pages + 2}")
+    with pytest.raises(StoreFull):
+        async with store.unit() as unit:
+            for n in range(100):
+                await unit.move_position(f"{n}" * 4000, 1)
+    assert await store.positions() == {}
+
+
+async def test_a_group_that_a_full_disk_undoes_hears_of_the_disk(store: SqliteStore) -> None:
+    """A neighbour whose unit went with the group is told the cause, and is not told that it is durable."""
+
+    async def too_much() -> None:
+        async with store.unit() as unit:
+            store.writer.connection.execute("ROLLBACK")  # as SQLite does by itself when it runs out of room
+            await unit.execute("INSERT INTO notes VALUES (9, 'x')")
+            raise StoreFull("the disk is full")
+
+    outcomes = await asyncio.gather(note(store, 1), too_much(), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [StoreFull, StoreFull]
+
+
 async def test_a_foreign_lock_is_awaited_without_stalling_the_loop(store: SqliteStore) -> None:
     """While another program holds SQLite's lock, the loop goes on; when it ends, the unit goes through."""
     foreign = sqlite3.connect(store.path, isolation_level=None)
@@ -141,9 +165,9 @@ async def test_the_wal_is_emptied_behind_the_gate(store: SqliteStore, monkeypatc
     """Upkeep copies a grown WAL into the file and truncates it."""
     monkeypatch.setattr("antiphon.store.sqlite.store.CHECKPOINT_BYTES", 1)
     await note(store, 1, "x" * 100_000)
-    assert store.wal_bytes() > 0
+    assert store.place.wal_bytes() > 0
     await store.look_after()
-    assert store.wal_bytes() == 0
+    assert store.place.wal_bytes() == 0
     assert await count(store) == 1
 
 

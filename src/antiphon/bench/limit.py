@@ -72,9 +72,9 @@ class HandWritten:
     def _place(self, start: int, count: int) -> None:
         encode, new_id, now = msgspec.json.Encoder().encode, self._clock.new_id, self._clock.now_ms()
         self._connection.executemany(
-            query("append"),
+            query("append_plain"),
             [
-                (new_id(), "OrderPlaced", 1, order.customer, "shop", now, None, None, None, PUBLISHED, encode(order))
+                (new_id(), "OrderPlaced", 1, order.customer, "shop", now, None, None, PUBLISHED, encode(order))
                 for order in workload.orders(start, count)
             ],
         )
@@ -84,15 +84,15 @@ class HandWritten:
         now = self._clock.now_ms()
         accounts, billed, seq = [], [], self._billed
         for row in self._connection.execute(query("read_type"), ("OrderPlaced", self._billed, BATCH)).fetchall():
-            seq, event_id, data = row[0], row[1], decode(row[11])
+            seq, event_id, data = row[0], row[1], decode(row[-1])
             customer, cents = data["customer"], data["cents"]
             accounts.append((customer, cents))
             follow_up = encode({"order_id": data["order_id"], "customer": customer, "cents": cents})
             billed.append(
-                (new_id(), "OrderBilled", 1, customer, "billing", now, event_id, event_id, None, PUBLISHED, follow_up)
+                (new_id(), "OrderBilled", 1, customer, "billing", now, event_id, event_id, PUBLISHED, follow_up)
             )
         self._connection.executemany(workload.BILL, accounts)
-        self._connection.executemany(query("append"), billed)
+        self._connection.executemany(query("append_plain"), billed)
         self._billed = seq
         self._settle("billing.bill", seq, len(billed), now)
 

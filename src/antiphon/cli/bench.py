@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-PARTS = ("chain", "latency", "publishing", "idle", "backlog")
+PARTS = ("chain", "latency", "publishing", "idle", "backlog", "workflows", "sleeping")
 Part = Callable[[Path], Coroutine[Any, Any, dict[str, Any]]]
 
 
@@ -55,7 +55,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _measures(*, quick: bool, depth: int | None) -> dict[str, Part]:
-    from antiphon.bench import chain, latency, publishing, upkeep
+    from antiphon.bench import chain, latency, publishing, upkeep, workflows
 
     deep = depth or (20_000 if quick else 200_000)
     return {
@@ -63,6 +63,8 @@ def _measures(*, quick: bool, depth: int | None) -> dict[str, Part]:
         "latency": lambda at: latency.measure(at, events=300 if quick else 5_000),
         "publishing": lambda at: publishing.measure(at, events=4_000 if quick else 40_000),
         "idle": lambda at: upkeep.idle(at, seconds=1.0 if quick else 10.0),
+        "workflows": lambda at: workflows.measure(at, runs=2_000 if quick else 20_000, rounds=1 if quick else 5),
+        "sleeping": lambda at: workflows.sleeping(at, runs=2_000 if quick else 100_000),
         "backlog": lambda at: upkeep.backlog(at, depth=deep, events=2_000 if quick else 20_000),
     }
 

@@ -13,6 +13,7 @@ from antiphon.cli.loading import load
 from antiphon.cli.publish import add_event_data, read_data
 from antiphon.cli.selecting import add_filter, add_one, add_one_or_filter, desk_of, filter_of, no_match
 from antiphon.cli.stores import open_stores
+from antiphon.policy import words
 
 if TYPE_CHECKING:
     from antiphon.app import App
@@ -85,9 +86,9 @@ async def _list(desks: list[Desk], options: argparse.Namespace) -> int:
             each.handler,
             each.status.value,
             each.attempts,
-            output.moment(each.died_ms),
+            words.moment(each.died_ms),
             each.group,
-            output.shortened(each.archived or each.reason or each.message),
+            words.shortened(each.archived or each.reason or each.message),
         )
         for each in found
     ]
@@ -109,9 +110,9 @@ async def _groups(desks: list[Desk], options: argparse.Namespace) -> int:
             each.group,
             each.count,
             ", ".join(each.handlers),
-            output.moment(each.first_ms),
-            output.moment(each.last_ms),
-            output.shortened(each.label),
+            words.moment(each.first_ms),
+            words.moment(each.last_ms),
+            words.shortened(each.label),
         )
         for each in found
     ]
@@ -140,9 +141,9 @@ def _print_detail(found: DeadLetterDetail) -> None:
         ("event", letter.event_id),
         ("type", f"{letter.type} version {letter.version}"),
         ("key", letter.key),
-        ("published", f"{output.moment(letter.time_ms)} by {event.service}"),
+        ("published", f"{words.moment(letter.time_ms)} by {event.service}"),
         ("handler", letter.handler),
-        ("status", f"{letter.status} since {output.moment(letter.died_ms)}"),
+        ("status", f"{letter.status} since {words.moment(letter.died_ms)}"),
         ("reason", letter.reason),
         ("group", f"{letter.group} {found.label}"),
         ("archived", letter.archived),
@@ -150,7 +151,7 @@ def _print_detail(found: DeadLetterDetail) -> None:
     ]
     for name, value in facts:
         if value is not None:
-            print(f"{name:<12}{output.plain(value)}")
+            print(f"{name:<12}{words.plain(value)}")
     for attempt in found.history:
         print(f"{'attempt':<12}{_attempt(attempt)}")
     print(f"\ndata\n{_block(data)}")
@@ -159,12 +160,12 @@ def _print_detail(found: DeadLetterDetail) -> None:
 
 
 def _attempt(attempt: AttemptView) -> str:
-    error = f": {attempt.error_type}: {output.shortened(attempt.message)}" if attempt.error_type else ""
-    return output.plain(f"{attempt.number} {attempt.outcome} {output.moment(attempt.at_ms)}{error}")
+    error = f": {attempt.error_type}: {words.shortened(attempt.message)}" if attempt.error_type else ""
+    return words.plain(f"{attempt.number} {attempt.outcome} {words.moment(attempt.at_ms)}{error}")
 
 
 def _block(text: str) -> str:
-    return "\n".join(f"    {output.plain(line)}" for line in text.splitlines())
+    return "\n".join(f"    {words.plain(line)}" for line in text.splitlines())
 
 
 async def _edit(desks: list[Desk], options: argparse.Namespace) -> int:

@@ -6,8 +6,9 @@ import os
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from typing import Any
+
+from antiphon.policy.words import plain
 
 _COLOURS = {"ERROR": 31, "FAILED": 31, "RETRY": 33, "IN_PROGRESS": 36, "error": 31, "warning": 33}
 
@@ -34,27 +35,6 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     for row in cells:
         print("  ".join(_paint(_pad(*each), each[0]) for each in zip(row, widths, right, strict=True)).rstrip())
     sys.stdout.flush()
-
-
-def plain(value: object) -> str:
-    """*value* on one line, without characters that a terminal obeys."""
-    text = str(value)
-    if text.isprintable():
-        return text
-    return "".join(each if each.isprintable() else " " if each.isspace() else "\ufffd" for each in text)
-
-
-def shortened(text: str | None, limit: int = 100) -> str | None:
-    """The beginning of *text*, on one line of at most *limit* characters."""
-    if text is None:
-        return None
-    line = " ".join(text.split())
-    return line if len(line) <= limit else f"{line[: limit - 3]}..."
-
-
-def moment(ms: int) -> str:
-    """A time in Unix milliseconds as RFC 3339 in UTC."""
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def size(count: int) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from antiphon.cli import arguments, output
 from antiphon.cli.exits import CommandError, Exit
 from antiphon.cli.selecting import desk_of, filter_of, no_match
+from antiphon.policy import words
 
 if TYPE_CHECKING:
     from antiphon.model.views import DeadLetterView, DeliveryView, RedriveJob, RedrivePlan
@@ -80,7 +81,7 @@ async def _plan(desks: list[Desk], options: argparse.Namespace) -> int:
         output.emit({"count": count, "plans": [plan for plan in plans if plan.count]})
     elif count:
         rows = [
-            (plan.store, group.group, group.count, ", ".join(group.handlers), output.shortened(group.label))
+            (plan.store, group.group, group.count, ", ".join(group.handlers), words.shortened(group.label))
             for plan in plans
             for group in plan.groups
         ]
@@ -127,7 +128,7 @@ async def _outcome_of_one(desk: Desk, letter: DeadLetterView, as_json: bool) -> 
     if as_json:
         output.emit(delivery)
     elif delivery is not None:
-        reason = f": {output.plain(delivery.reason)}" if delivery.reason else ""
+        reason = f": {words.plain(delivery.reason)}" if delivery.reason else ""
         print(f"{delivery.event_id} {delivery.handler} {delivery.status}{reason}")
     return Exit.OK if delivery is not None and delivery.status is Status.COMPLETED else Exit.FINDINGS
 

@@ -56,6 +56,7 @@ def _run(options: argparse.Namespace) -> int:
         level=options.log_level.upper(),
         format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
     )
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of every request that is passed on
     return asyncio.run(_until_stopped(load(options.app), options))
 
 
@@ -68,7 +69,8 @@ async def _until_stopped(app: App, options: argparse.Namespace) -> int:
             else:
                 from antiphon.gateway.application import serve
 
-                async with serve(app, runtime, host=options.host, port=_port(options)) as address:
+                grace_s = options.grace.total_seconds()
+                async with serve(app, runtime, host=options.host, port=_port(options), grace_s=grace_s) as address:
                     await _serving(app, options, address.url, stopped)
         finally:
             await runtime.stop(options.grace.total_seconds())

@@ -12,6 +12,7 @@ from antiphon.cli import arguments, output
 from antiphon.cli.exits import Exit
 from antiphon.cli.loading import load
 from antiphon.cli.stores import open_stores
+from antiphon.policy import words
 
 if TYPE_CHECKING:
     from antiphon.model.views import HandlerStatus
@@ -74,7 +75,7 @@ async def _show_once(desks: list[Desk], as_json: bool) -> None:
         )
     for each in handlers:
         if each.paused_until_ms is not None and each.pause_reason:
-            output.say(f"{each.handler} is paused: {output.plain(each.pause_reason)}")
+            output.say(f"{each.handler} is paused: {words.plain(each.pause_reason)}")
 
 
 def _row(one: HandlerStatus, now_ms: int) -> tuple[object, ...]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from antiphon.cli import arguments, output
 from antiphon.cli.exits import Exit
 from antiphon.cli.stores import BUS, open_stores
+from antiphon.policy import words
 
 if TYPE_CHECKING:
     from antiphon.model.views import LoggedView
@@ -84,5 +85,5 @@ def _print(event: LoggedView, as_json: bool) -> None:
 
     data = msgspec.json.encode(event.data).decode() if event.raw is None else f"undecodable: {event.raw.text}"
     key = "-" if event.key is None else event.key
-    parts = (output.moment(event.time_ms), event.id, event.service, event.type, key, output.shortened(data, 200))
-    print("  ".join(map(output.plain, parts)), flush=True)
+    parts = (words.moment(event.time_ms), event.id, event.service, event.type, key, words.shortened(data, 200))
+    print("  ".join(map(words.plain, parts)), flush=True)

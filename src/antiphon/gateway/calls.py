@@ -108,7 +108,7 @@ def _is_event(value: object) -> bool:
     return not isinstance(value, type)
 
 
-def _current(request: Request) -> Call:
+async def _current(request: Request) -> Call:  # FastAPI would call a plain one in a thread
     call: Call = request.scope[_SCOPE]
     return call
 

@@ -18,7 +18,6 @@ from starlette.responses import Response
 from antiphon.gateway.problems import refusal
 from antiphon.runtime.transaction import Transaction
 from antiphon.store.sqlite.answers import Answer, find_answer, keep_answer
-from antiphon.store.sqlite.host import secret
 from antiphon.store.sqlite.store import SqliteStore
 
 HEADER = "Idempotency-Key"
@@ -84,7 +83,7 @@ class Idempotency:
 
     def _secret(self, store: SqliteStore) -> bytes:
         if store not in self._secrets:
-            self._secrets[store] = secret(store.host)
+            self._secrets[store] = store.place.secret()
         return self._secrets[store]
 
     @asynccontextmanager

@@ -62,7 +62,7 @@ class Metrics:
         family = GaugeMetricFamily("antiphon_store_wal_bytes", "Size of the write-ahead log", labels=("store",))
         for store in self._stores:
             try:
-                family.add_metric((store.path.stem,), store.wal_bytes())
+                family.add_metric((store.path.stem,), store.place.wal_bytes())
             except FileNotFoundError:
                 family.add_metric((store.path.stem,), 0)
         return family

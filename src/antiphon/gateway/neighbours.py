@@ -9,7 +9,6 @@ from urllib.parse import urlsplit
 import msgspec
 
 from antiphon.runtime.runtime import Runtime
-from antiphon.store.sqlite.host import is_alive
 
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
@@ -30,7 +29,7 @@ class Neighbours:
         self._owner = runtime.owner
         self._services = frozenset(runtime.stores)
         # Every process that works on this directory has the last log open, and shows there that it lives.
-        self._host = runtime.logs[-1].host
+        self._place = runtime.logs[-1].place
         self._clock = runtime.clock
 
     def register(self, url: str) -> None:
@@ -60,7 +59,7 @@ class Neighbours:
     def _is_reachable(self, neighbour: Neighbour) -> bool:
         if neighbour.owner == self._owner or urlsplit(neighbour.url).hostname not in _LOOPBACK:
             return False
-        if is_alive(self._host, neighbour.owner):
+        if self._place.is_alive(neighbour.owner):
             return True
         self._path(neighbour.owner).unlink(missing_ok=True)
         return False

@@ -11,10 +11,10 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from antiphon.errors import InvalidEvent, PayloadTooLarge, StoreFull, StoreLocked
+from antiphon.errors import InvalidEvent, PayloadTooLarge, StoreError, StoreFull
 
 log = logging.getLogger("antiphon.gateway")
 
@@ -64,8 +64,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _invalid_request)
     app.add_exception_handler(InvalidEvent, _invalid_event)
-    app.add_exception_handler(StoreLocked, _unavailable)
-    app.add_exception_handler(StoreFull, _unavailable)
+    app.add_exception_handler(StoreError, _unavailable)
 
 
 class Guard:
@@ -87,6 +86,8 @@ class Guard:
 
         try:
             await self._app(scope, receive, watched)
+        except ClientDisconnect:
+            log.debug("%s %s: the client left in the middle of its request", scope["method"], scope["path"])
         except Exception:
             log.exception("%s %s failed", scope["method"], scope["path"])
             if started:

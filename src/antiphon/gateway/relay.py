@@ -21,6 +21,8 @@ HOP = "antiphon-hop"
 _RETRY_AFTER_S = 1
 _CONNECT_S = 2.0
 _CONNECTIONS = 512
+# An answer of up to so many bytes is taken in whole before it is passed on.
+_WHOLE = 64 << 10
 # RFC 9110, 7.6.1, and what is the connection's in practice. Date is added by our own server.
 _HOP_BY_HOP = frozenset(
     {
@@ -39,7 +41,7 @@ _Headers = list[tuple[bytes, bytes]]
 
 
 class Relay:
-    """A reverse proxy to neighbours on the loopback interface. Bodies stream both ways."""
+    """A reverse proxy to neighbours on the loopback interface. Bodies stream both ways, short answers excepted."""
 
     def __init__(self, neighbours: Neighbours, owner: str) -> None:
         self._neighbours = neighbours
@@ -54,7 +56,7 @@ class Relay:
         if HOP not in request.headers:
             for neighbour in self._neighbours.serving(service):
                 try:
-                    return _Relayed(await self._send(neighbour, request))
+                    return await _answer_of(await self._send(neighbour, request))
                 except httpx.ConnectError:
                     log.warning("%s does not answer at %s", service, neighbour.url)
                 except httpx.TransportError as error:
@@ -97,12 +99,29 @@ class Relay:
             self._client = None
 
 
+async def _answer_of(upstream: httpx.Response) -> Response:
+    """The answer to pass on. Of a short one all has to have come: if it breaks off, the client can still be told so.
+
+    Raises httpx.TransportError.
+    """
+    size = upstream.headers.get("content-length", "")
+    if not size.isdigit() or int(size) > _WHOLE:
+        return _Relayed(upstream)
+    try:
+        whole = Response(b"".join([part async for part in upstream.aiter_raw()]), upstream.status_code)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await upstream.aclose()
+    whole.raw_headers = _headers_of(upstream)
+    return whole
+
+
 class _Relayed(StreamingResponse):
-    """Another process's answer, as it comes."""
+    """Another process's long or endless answer, as it comes."""
 
     def __init__(self, upstream: httpx.Response) -> None:
         super().__init__(upstream.aiter_raw(), upstream.status_code)
-        self.raw_headers = [pair for pair in _end_to_end(upstream.headers.raw) if pair[0].lower() != b"date"]
+        self.raw_headers = _headers_of(upstream)
         self._upstream = upstream
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -111,6 +130,10 @@ class _Relayed(StreamingResponse):
         finally:
             with anyio.CancelScope(shield=True):
                 await self._upstream.aclose()
+
+
+def _headers_of(upstream: httpx.Response) -> _Headers:
+    return [pair for pair in _end_to_end(upstream.headers.raw) if pair[0].lower() != b"date"]
 
 
 def _end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> _Headers:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Literal
 
 import msgspec
+
+Kind = Literal["event", "command", "reply"]
 
 
 class Envelope(msgspec.Struct, frozen=True, gc=False):
@@ -12,6 +15,8 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
 
     ``time_ms`` is Unix time in milliseconds, UTC. ``data`` is the JSON text of the event, as bytes.
     The first event of a process is its own correlation; what follows from it carries the same.
+    What has a ``target`` is owed to the handlers of that service alone. Work that is because of it is not
+    started after ``deadline_ms`` (Unix milliseconds).
     """
 
     id: str
@@ -24,6 +29,16 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
     correlation_id: str
     causation_id: str | None = None
     traceparent: str | None = None
+    target: str | None = None
+    request_id: str | None = None
+    deadline_ms: int | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """An event, which is anybody's; a command to its target; or a reply to the command ``request_id``."""
+        if self.request_id is not None:
+            return "reply"
+        return "event" if self.target is None else "command"
 
     @property
     def trace(self) -> str:

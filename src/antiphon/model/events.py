@@ -40,7 +40,8 @@ class EventType:
     """What is known of one event class.
 
     ``name`` and ``version`` identify it in the log, ``key_field`` is the field whose value orders its events,
-    ``domain`` events stay inside their service, ``kind`` says what sort of class it is.
+    ``domain`` events stay inside their service, ``kind`` says what sort of class it is. Of a command ``target`` is
+    the service that it goes to, and ``replies`` are the types that answer it.
     """
 
     def __init__(self, cls: type, kind: Kind, *, key: str | None, version: int, name: str | None, domain: bool) -> None:
@@ -50,6 +51,8 @@ class EventType:
         self.version = version
         self.key_field = key
         self.domain = domain
+        self.target: str | None = None
+        self.replies: tuple[EventType, ...] = ()
         self.upcasters: dict[int, Upcaster] = {}
         self._check_options()
         try:

@@ -9,14 +9,19 @@ from typing import Any, Literal
 
 from antiphon.model.events import EventType
 from antiphon.model.retry import Rate, Retry
+from antiphon.model.workflows import WorkflowSpec
 
-ParameterKind = Literal["event", "transaction", "sync_transaction", "session", "delivery"]
+ParameterKind = Literal["event", "transaction", "sync_transaction", "session", "delivery", "effects"]
 Start = Literal["earliest", "now"]
 
 
 @dataclass(frozen=True)
 class HandlerSpec:
-    """One handler: a service's function bound to event types. ``name`` is ``service.function``."""
+    """One handler: a service's function bound to event types. ``name`` is ``service.function``.
+
+    ``compensates`` names the handler, or the route (``service METHOD /path``), whose work it undoes.
+    ``fair_by`` gives the tenant of an event, among whom its time is shared; None: first come, first served.
+    """
 
     name: str
     service: str
@@ -32,6 +37,16 @@ class HandlerSpec:
     concurrency: int = 1
     rate: Rate | None = None
     timeout: timedelta | None = None
+    #: Of a workflow's handlers: the author's function, which says what is published, and what they belong to.
+    code: Callable[..., Any] | None = None
+    workflow: WorkflowSpec | None = None
+    compensates: str | None = None
+    fair_by: Callable[[Any], object] | None = None
+
+    @property
+    def has_effects(self) -> bool:
+        """Whether it makes recorded calls to the outside."""
+        return any(kind == "effects" for _, kind in self.parameters)
 
     @property
     def type_names(self) -> tuple[str, ...]:
@@ -77,3 +92,8 @@ class ServiceSpec:
     handlers: tuple[HandlerSpec, ...]
     schedules: tuple[ScheduleSpec, ...]
     routes: tuple[RouteSpec, ...]
+
+    @property
+    def commands(self) -> tuple[EventType, ...]:
+        """The commands that it handles."""
+        return tuple(each for handler in self.handlers for each in handler.types if each.target is not None)

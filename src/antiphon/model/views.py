@@ -6,13 +6,13 @@ Times ending in ``_ms`` are wall time: Unix milliseconds, UTC.
 from __future__ import annotations
 
 import base64
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from antiphon.errors import InvalidEvent
 from antiphon.model.delivery import Status
-from antiphon.model.envelope import Envelope
+from antiphon.model.envelope import Envelope, Kind
 from antiphon.model.jsontext import strict_json
 
 #: How an event came into a log, by the number that is kept there.
@@ -35,7 +35,8 @@ class LoggedView(msgspec.Struct, frozen=True, kw_only=True):
     """An event in the log of *store*, at position *seq*.
 
     *data* is its JSON value; bytes that are none are in *raw*. *only_for* names the one handler that is owed
-    it (an edited dead letter); None: all that subscribe to its type.
+    it (an edited dead letter); None: all that subscribe to its type. A command or reply goes to *target*; a reply
+    answers *request_id*.
     """
 
     store: str
@@ -50,6 +51,10 @@ class LoggedView(msgspec.Struct, frozen=True, kw_only=True):
     causation_id: str | None
     traceparent: str
     origin: str
+    kind: Kind = "event"
+    target: str | None = None
+    request_id: str | None = None
+    deadline_ms: int | None = None
     only_for: str | None = None
     data: Any = None
     raw: RawData | None = None
@@ -73,7 +78,7 @@ class DeliveryView(msgspec.Struct, frozen=True, kw_only=True):
     """One event owed to one handler: where it stands, since when, every attempt, and why it ended so.
 
     *attempts* counts what the retry policy counts; *due_ms* is when it may run next. *waits_for* is the id
-    of the earlier event of its key that it waits behind.
+    of the earlier event of its key that it waits behind. *compensates* names the work that the handler undoes.
     """
 
     store: str
@@ -87,6 +92,7 @@ class DeliveryView(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None = None
     waits_for: str | None = None
     archived: str | None = None
+    compensates: str | None = None
     history: tuple[AttemptView, ...] = ()
 
 
@@ -108,12 +114,39 @@ class TracePart(msgspec.Struct, frozen=True, kw_only=True):
     truncated: bool = False
 
 
+SagaState = Literal["running", "completed", "compensated", "failed", "stuck"]
+StepState = Literal["done", "undone", "undoing", "stuck", "failed", "expected"]
+
+
+class SagaStep(msgspec.Struct, frozen=True, kw_only=True):
+    """A step of a saga: a handler, for one event.
+
+    *state*: ``done``, or then ``undone`` or ``undoing`` by its compensation, ``stuck`` if that is a dead letter;
+    ``failed`` (it is a dead letter itself), ``expected`` (it waits, or runs). *why* says more of what is not done.
+    """
+
+    name: str
+    state: StepState
+    event_id: str
+    event_type: str
+    undone_by: str | None = None
+    why: str | None = None
+
+
+class Saga(msgspec.Struct, frozen=True, kw_only=True):
+    """A process over several services, as far as it has come."""
+
+    state: SagaState
+    steps: tuple[SagaStep, ...]
+
+
 class Trace(msgspec.Struct, frozen=True, kw_only=True):
     """All that belongs together, each event right below the one that caused it (depth first)."""
 
     correlation_id: str
     nodes: tuple[TraceNode, ...]
     truncated: bool = False
+    saga: Saga | None = None
 
 
 class StatusCounts(msgspec.Struct, frozen=True, kw_only=True):
@@ -330,6 +363,10 @@ def logged_view(store: str, seq: int, envelope: Envelope, origin: int, only_for:
         causation_id=envelope.causation_id,
         traceparent=envelope.trace,
         origin=ORIGINS[origin],
+        kind=envelope.kind,
+        target=envelope.target,
+        request_id=envelope.request_id,
+        deadline_ms=envelope.deadline_ms,
         only_for=only_for,
         data=value,
         raw=raw,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from antiphon.errors import InvalidEvent, Reject
+from antiphon.errors import AmbiguousEffect, InvalidEvent, Reject
 from antiphon.model.delivery import DeadLetter, RetryAt, Status, Verdict
 from antiphon.model.retry import Retry, milliseconds
 from antiphon.policy.words import describe, sole_error, span
@@ -35,6 +35,8 @@ def decide(retry: Retry, error: BaseException, attempt: int, first_ms: int, now_
     error = sole_error(error)
     if isinstance(error, Reject | InvalidEvent):
         return DeadLetter(Status.ERROR, describe(error))
+    if isinstance(error, AmbiguousEffect):
+        return DeadLetter(Status.FAILED, describe(error))
     if isinstance(error, retry.give_up):
         return DeadLetter(Status.FAILED, f"the retry policy gives up on it: {describe(error)}")
     if not isinstance(error, retry.on):

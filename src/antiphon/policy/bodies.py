@@ -29,7 +29,7 @@ _OUTSIDE = frozenset({
 #: Waiting on these is waiting on ourselves.
 _INSIDE = frozenset({"antiphon", "anyio", "asyncio", "contextlib"})
 #: Method -> which of its arguments is the event.
-_PUBLISHING = {"publish": 0, "publish_later": 0, "schedule": 1}
+_PUBLISHING = {"publish": 0, "publish_later": 0, "schedule": 1, "request": 0, "reply": 1}
 _NESTED = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
 
 

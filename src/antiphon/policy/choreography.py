@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from antiphon.model.commands import OUTCOMES
 from antiphon.model.events import EventType
 from antiphon.model.handlers import HandlerSpec, RouteSpec, ScheduleSpec, ServiceSpec
 from antiphon.model.retry import milliseconds
+from antiphon.policy import compensating
 from antiphon.policy.bodies import Body, read_body
 from antiphon.policy.signatures import may_publish_nothing
 from antiphon.policy.words import span
 
 NodeKind = Literal["event", "handler", "route", "schedule"]
 Severity = Literal["error", "warning"]
-Code = Literal["never-handled", "never-fed", "endless-cycle", "outside-without-retry", "outside-annotation"]
+Code = Literal[
+    "never-handled",
+    "never-fed",
+    "endless-cycle",
+    "outside-without-retry",
+    "outside-annotation",
+    "uncompensated",
+    "never-triggered",
+]
 
+_OUTCOMES = frozenset(event_type.name for event_type in OUTCOMES)
+#: Who takes one of these may have done something that has to be undone.
+_KEEPING = frozenset({"transaction", "sync_transaction", "session", "effects"})
 _FAILURE = re.compile(r"(Failed|Failure|Unavailable|Rejected|Declined|Refused|Denied|Expired|TimedOut|Aborted)$")
 
 
@@ -96,6 +110,8 @@ def check(specs: Iterable[ServiceSpec]) -> list[Finding]:
         *_endless_cycles(parts),
         *_never_fed(parts, events),
         *_outside_without_retry(parts),
+        *_uncompensated(parts, events),
+        *_never_triggered(parts),
     ]
     return sorted(findings, key=lambda finding: finding.severity != "error")
 
@@ -120,12 +136,18 @@ def _parts(specs: tuple[ServiceSpec, ...]) -> tuple[list[_Part], dict[str, Node]
         for handler in spec.handlers:
             schedule = schedules.get(handler.name)
             node = _handler_node(handler) if schedule is None else _schedule_node(schedule)
-            takes = () if schedule is not None else ids(handler.types, spec.name)  # ticks are not drawn
+            workflow = handler.workflow
+            if workflow is not None and handler.code is None:
+                continue  # its inbox: what it takes is the workflow's
+            taken = handler.types if workflow is None else (*workflow.starts, *workflow.awaits)
+            takes = () if schedule is not None else ids(taken, spec.name)  # ticks are not drawn
             parts.append(_Part(node, handler, _body(handler), takes, ids(handler.publishes, spec.name)))
     return parts, events
 
 
 def _body(handler: HandlerSpec) -> Body:
+    if handler.code is not None:
+        return read_body(handler.code, frozenset(inspect.signature(handler.code).parameters))
     return read_body(handler.fn, frozenset(name for name, _ in handler.parameters))
 
 
@@ -173,7 +195,12 @@ def _never_handled(parts: list[_Part], events: Mapping[str, Node]) -> Iterator[F
 def _never_fed(parts: list[_Part], events: Mapping[str, Node]) -> Iterator[Finding]:
     published = {event for part in parts for event in part.publishes}
     for part in parts:
-        if unfed := [events[event].label for event in part.takes if event not in published]:
+        # A request is answered so by the runtime, if by nobody else.
+        if unfed := [
+            events[event].label
+            for event in part.takes
+            if event not in published and events[event].label not in _OUTCOMES
+        ]:
             yield Finding(
                 severity="warning",
                 code="never-fed",
@@ -216,7 +243,7 @@ def _endless_cycles(parts: list[_Part]) -> Iterator[Finding]:
 
 
 def _may_end(part: _Part) -> bool:
-    return part.spec is None or not part.publishes or may_publish_nothing(part.spec.fn)
+    return part.spec is None or not part.publishes or may_publish_nothing(part.spec.code or part.spec.fn)
 
 
 def _outside_without_retry(parts: list[_Part]) -> Iterator[Finding]:
@@ -232,6 +259,61 @@ def _outside_without_retry(parts: list[_Part]) -> Iterator[Finding]:
             why="what is outside fails for longer and costs more per attempt than the default expects",
             mend="Say how often and how long: retry=Retry(attempts=..., max_age=...)",
         )
+
+
+def _uncompensated(parts: list[_Part], events: Mapping[str, Node]) -> Iterator[Finding]:
+    failures = [event for event, node in events.items() if is_failure(node.label)]
+    for failure, failing, step in compensating.left_done(_steps(parts), failures):
+        label, place = events[failure].label, next(part.node.source for part in parts if _name(part) == failing.name)
+        yield Finding(
+            severity="warning",
+            code="uncompensated",
+            where=place,
+            what=f"{label}, which {failing.name} publishes, leaves what {step.name} did",
+            why="nothing that follows from it is declared to undo that",
+            mend=f"Declare the handler that does: @service.on({label}, compensates=...)",
+        )
+
+
+def _never_triggered(parts: list[_Part]) -> Iterator[Finding]:
+    sources = {_name(part): part.node.source for part in parts}
+    for step in compensating.never_triggered(_steps(parts)):
+        yield Finding(
+            severity="warning",
+            code="never-triggered",
+            where=sources[step.name],
+            what=f"{step.name} compensates {step.undoes}, from which none of its events follows",
+            why="what it undoes is never undone",
+            mend="Bind it to an event that comes after that, or publish one when something fails there",
+        )
+
+
+def _steps(parts: list[_Part]) -> list[compensating.Step]:
+    def outcomes(part: _Part) -> tuple[str, ...]:
+        """What a command's handler leads to besides what it publishes: it may be refused, or answer too late."""
+        takes_command = part.spec is not None and any(each.target is not None for each in part.spec.types)
+        return tuple(_OUTCOMES) if takes_command else ()
+
+    def plain(events: tuple[str, ...]) -> tuple[str, ...]:
+        """The ids, but for outcomes: those are the same for every service."""
+        return tuple(name if (name := event.rpartition(":")[2]) in _OUTCOMES else event for event in events)
+
+    return [
+        compensating.Step(
+            _name(part),
+            plain(part.takes),
+            (*plain(part.publishes), *outcomes(part)),
+            part.spec is not None and any(kind in _KEEPING for _, kind in part.spec.parameters),
+            None if part.spec is None else part.spec.compensates,
+        )
+        for part in parts
+    ]
+
+
+def _name(part: _Part) -> str:
+    """What a compensation calls it by."""
+    node = part.node
+    return f"{node.service} {node.label}" if part.spec is None else part.spec.name
 
 
 def _outside_annotation(parts: list[_Part]) -> Iterator[Finding]:

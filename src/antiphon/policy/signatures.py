@@ -19,12 +19,14 @@ _KINDS: dict[tuple[str, str], ParameterKind] = {
     ("antiphon", "Transaction"): "transaction",
     ("antiphon", "SyncTransaction"): "sync_transaction",
     ("antiphon", "Delivery"): "delivery",
+    ("antiphon", "Effects"): "effects",
     ("sqlalchemy", "AsyncSession"): "session",
 }
-_ONLY_ASYNC: frozenset[ParameterKind] = frozenset({"transaction", "session"})
+_ONLY_ASYNC: frozenset[ParameterKind] = frozenset({"transaction", "session", "effects"})
 _NOTHING = (None, NoneType, Never, NoReturn)
 _MANY = (list, tuple, abc.Sequence, abc.Iterable, abc.Collection)
-_ALLOWED = "Transaction, SyncTransaction (in a plain def), Delivery or SQLAlchemy's AsyncSession"
+_ALLOWED = "Transaction, SyncTransaction (in a plain def), Delivery, Effects or SQLAlchemy's AsyncSession"
+_ONLY_HANDLERS: dict[ParameterKind, str] = {"delivery": "a Delivery", "effects": "an Effects"}
 
 
 class UnresolvedName(DeclarationError):
@@ -77,6 +79,27 @@ def published(hints: Mapping[str, Any], where: str) -> tuple[EventType, ...]:
             )
         types[event_type] = None
     return tuple(types)
+
+
+def check_commands(takes: Iterable[EventType], publishes: Iterable[EventType], service: str, where: str) -> None:
+    """Raise DeclarationError for a command that goes to another service, or that its handler can never answer."""
+    named = set(publishes)
+    for command in takes:
+        if command.target is None:
+            continue
+        if command.target != service:
+            raise DeclarationError(
+                f"{command.name} goes to service {command.target!r}, not to {service!r}",
+                where=where,
+                mend=f"Handle it there, or declare it with to={service!r}",
+            )
+        if named.isdisjoint(command.replies):
+            raise DeclarationError(
+                f"nothing that it returns answers {command.name}",
+                where=where,
+                mend=f"Its answers are {_listed(reply.name for reply in command.replies)}: name them in the return "
+                "annotation",
+            )
 
 
 def events_in_result(hints: Mapping[str, Any]) -> tuple[EventType, ...]:
@@ -142,9 +165,11 @@ def injected(fn: Callable[..., Any], hints: Mapping[str, Any], where: str) -> tu
         kind = _given_kind(hints.get(name))
         if kind is None:
             continue
-        if kind == "delivery":
+        if kind in _ONLY_HANDLERS:
             raise DeclarationError(
-                f"parameter {name!r} is a Delivery, which only a handler has", where=where, mend="Leave it out"
+                f"parameter {name!r} is {_ONLY_HANDLERS[kind]}, which only a handler has",
+                where=where,
+                mend="Leave it out",
             )
         _check_colour(kind, name, inspect.iscoroutinefunction(fn), where)
         found.append((name, kind))

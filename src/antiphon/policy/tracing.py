@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from antiphon.model.views import DeliveryView, LoggedView, Trace, TraceNode, TracePart
+from antiphon.policy.sagas import saga_of
 
 
 def merge(parts: Sequence[TracePart]) -> Trace:
@@ -33,7 +34,12 @@ def merge(parts: Sequence[TracePart]) -> Trace:
         )
         for depth, event in depth_first(events.values())
     )
-    return Trace(correlation_id=correlations.pop(), nodes=nodes, truncated=any(part.truncated for part in parts))
+    return Trace(
+        correlation_id=correlations.pop(),
+        nodes=nodes,
+        truncated=any(part.truncated for part in parts),
+        saga=saga_of(nodes),
+    )
 
 
 def depth_first(events: Iterable[LoggedView]) -> list[tuple[int, LoggedView]]:

@@ -1,6 +1,8 @@
-"""Errors and spans of time in words that can be stored and read."""
+"""Errors, texts and times in words that can be stored and read."""
 
 from __future__ import annotations
+
+from datetime import UTC, datetime
 
 #: Longest message that is kept of an error, in bytes of UTF-8.
 MESSAGE_LIMIT = 4096
@@ -71,3 +73,24 @@ def describe(error: BaseException, limit: int = 500) -> str:
     """``"ValueError: price is negative"``, on one line of at most *limit* bytes."""
     message = " ".join(message_of(error).split())
     return bounded(f"{type(error).__name__}: {message}" if message else type(error).__name__, limit)
+
+
+def plain(value: object) -> str:
+    """*value* on one line, without characters that a terminal obeys."""
+    text = str(value)
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else " " if each.isspace() else "\ufffd" for each in text)
+
+
+def shortened(text: str | None, limit: int = 100) -> str | None:
+    """The beginning of *text*, on one line of at most *limit* characters."""
+    if text is None:
+        return None
+    line = " ".join(text.split())
+    return line if len(line) <= limit else f"{line[: limit - 3]}..."
+
+
+def moment(ms: int) -> str:
+    """A time in Unix milliseconds as RFC 3339 in UTC."""
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

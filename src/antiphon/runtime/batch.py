@@ -124,6 +124,13 @@ class BatchRunner:
         for count, attempt in enumerate(attempts, 1):
             if batch.blocked and self._waits(attempt, batch):
                 continue
+            if attempt.event.envelope.deadline_ms is not None:
+                late = self._judge.too_late(attempt)
+                if late is not None:
+                    self._set_aside(late, attempt, batch)
+                    continue
+            if attempt.lane is not None:
+                self._judge.begins(attempt)
             tx = Transaction(self._store, self._publisher, attempt.event.envelope, unit)
             try:
                 suspended = self._invoker.begin(attempt.event, attempt.number, tx)
@@ -176,14 +183,17 @@ class BatchRunner:
 
     async def _fail(self, tx: Transaction, attempt: Attempt, error: Exception, batch: Batch) -> None:
         await tx.abandon(error)
-        result = self._judge.failed(attempt, error)
+        self._set_aside(self._judge.failed(attempt, error), attempt, batch)
+        event_id = attempt.event.envelope.id
+        log.warning("%s failed on %s, attempt %d: %s", self._name, event_id, attempt.number, describe(error))
+
+    @staticmethod
+    def _set_aside(result: Settled, attempt: Attempt, batch: Batch) -> None:
         batch.results.append(result)
         if attempt.key is not None:
             batch.blocked.add(attempt.key)
         if attempt.fresh:
             batch.upto_seq = attempt.event.seq
-        event_id = attempt.event.envelope.id
-        log.warning("%s failed on %s, attempt %d: %s", self._name, event_id, attempt.number, describe(error))
 
     async def _write(self, unit: Unit, lease: Lease, batch: Batch) -> None:
         await unit.append(batch.outgoing)

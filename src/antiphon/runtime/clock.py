@@ -68,6 +68,10 @@ class SystemClock:
         """Sleep on the running loop."""
         await asyncio.sleep(seconds)
 
+    async def idle(self, seconds: float) -> None:
+        """The same as `sleep`."""
+        await asyncio.sleep(seconds)
+
     async def run_blocking(self, fn: Callable[[], Any]) -> Any:
         """Run *fn* in a thread."""
         return await in_thread(fn)

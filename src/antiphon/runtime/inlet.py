@@ -50,7 +50,12 @@ class Inlet:
         if not events:
             return False
         upto = events[-1].seq
-        foreign = [(event.envelope, RECEIVED) for event in events if event.envelope.service != self._service]
+        here = (None, self._service)
+        foreign = [
+            (event.envelope, RECEIVED)
+            for event in events
+            if event.envelope.service != self._service and event.envelope.target in here
+        ]
         async with self._store.unit() as unit:
             await unit.append(foreign)
             for type_, seq in after.items():

@@ -142,6 +142,8 @@ class Invoker:
                 values[name] = SyncTransaction(tx, asyncio.get_running_loop())
             elif kind == "session":
                 values[name] = session
+            elif kind == "effects":
+                values[name] = tx.effects
             else:
                 values[name] = Delivery(number, event.envelope, self.spec.name)
         return values

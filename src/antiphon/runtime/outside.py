@@ -15,6 +15,7 @@ from antiphon.errors import StoreError
 from antiphon.policy.words import describe
 from antiphon.ports import Clock, Lease, LoggedEvent, Settled, Starting, Store
 from antiphon.runtime.attempt import Attempt, Judge
+from antiphon.runtime.effects import Effects
 from antiphon.runtime.invoke import Invoker, Suspended, as_failure
 from antiphon.runtime.signals import Solo
 from antiphon.runtime.transaction import Publisher, Transaction
@@ -103,7 +104,13 @@ class OutsideRunner:
     async def _run(self, lease: Lease, attempt: Attempt, suspended: tuple[Transaction, Suspended] | None) -> None:
         attempt.fresh = False
         if suspended is None:
+            late = self._judge.too_late(attempt)
+            if late is not None:
+                await self.settle(lease, late)
+                return
             tx = Transaction(self._store, self._publisher, attempt.event.envelope)
+            if self._spec.has_effects:
+                tx.effects = Effects(self._store, self._clock, lease, attempt.event.envelope, tx)
         else:
             tx = suspended[0]
             tx.resume()
@@ -111,13 +118,15 @@ class OutsideRunner:
             result = await self._call(attempt, tx, suspended[1] if suspended else None)
             self._invoker.publish(tx, result)
             unit = await tx.flush()
+            if tx.effects is not None:
+                await tx.effects.record(unit)
             await unit.settle(lease, [self._judge.done(attempt)], lease.seq)
         except BaseException as error:
             await tx.abandon(error)
             failure = as_failure(error)
             if failure is None:
                 raise
-            await self._settle_failure(lease, attempt, failure)
+            await self._settle_failure(lease, attempt, failure, tx.effects)
         else:
             await tx.commit()
             self._judge.succeeded(1)
@@ -132,14 +141,16 @@ class OutsideRunner:
             call = self._clock.run_blocking(self._invoker.blocking(attempt.event, attempt.number, tx))
         return await self._invoker.within_limit(call)
 
-    async def _settle_failure(self, lease: Lease, attempt: Attempt, error: Exception) -> None:
+    async def _settle_failure(self, lease: Lease, attempt: Attempt, error: Exception, effects: Effects | None) -> None:
         event_id = attempt.event.envelope.id
         log.warning("%s failed on %s, attempt %d: %s", self._spec.name, event_id, attempt.number, describe(error))
-        await self.settle(lease, self._judge.failed(attempt, error))
+        await self.settle(lease, self._judge.failed(attempt, error), effects)
 
-    async def settle(self, lease: Lease, result: Settled) -> None:
-        """Apply one verdict in a transaction of its own."""
+    async def settle(self, lease: Lease, result: Settled, effects: Effects | None = None) -> None:
+        """Apply one verdict in a transaction of its own, with the outcomes of what the attempt called."""
         async with self._store.unit() as unit:
+            if effects is not None:
+                await effects.record(unit)
             await unit.settle(lease, [result], lease.seq)
 
     async def stop(self) -> None:

@@ -24,5 +24,5 @@ class Retention:
         clock = self._store.clock
         await mark(self._store)
         while True:
-            await clock.sleep(_EVERY_S)
+            await clock.idle(_EVERY_S)
             await prune(self._store, clock.now_ms() - self._keep_ms)

@@ -6,22 +6,25 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from antiphon.errors import DeclarationError, StoreError
+from antiphon.model.commands import answers
 from antiphon.model.envelope import Envelope
-from antiphon.model.events import MAX_PAYLOAD
+from antiphon.model.events import MAX_PAYLOAD, event_type_of
 from antiphon.model.handlers import HandlerSpec, ServiceSpec
 from antiphon.model.retry import days
+from antiphon.model.workflows import ADVANCE_TYPE
 from antiphon.ports import INTERNAL, PUBLISHED, Clock
 from antiphon.runtime.clock import SystemClock
 from antiphon.runtime.inlet import Inlet
 from antiphon.runtime.outlet import Outlet
 from antiphon.runtime.publishing import PublishQueue
 from antiphon.runtime.redriver import Redriver
+from antiphon.runtime.requests import Requests
 from antiphon.runtime.retention import Retention
 from antiphon.runtime.signals import Solo
 from antiphon.runtime.steward import Steward
@@ -29,6 +32,7 @@ from antiphon.runtime.timer import TICK_TYPE, TimerLoop, schedule_timer
 from antiphon.runtime.transaction import Publisher, Transaction
 from antiphon.runtime.worker import Worker
 from antiphon.store.sqlite.bus import SqliteBus
+from antiphon.store.sqlite.place import LocalPlace, PlaceOf
 from antiphon.store.sqlite.store import SqliteStore
 
 log = logging.getLogger("antiphon.runtime")
@@ -41,6 +45,8 @@ class Runtime:
 
     *services* names those that run here (None: all). With *own_stores* each has a file of its own in
     *data* and the bus carries events between them; otherwise they share one file and need no bus.
+    *owner* names this process in leases; it is never used again. *place_of* and *make_bus* give the machine
+    and the bus that it works with.
     """
 
     def __init__(
@@ -54,6 +60,9 @@ class Runtime:
         clock: Clock | None = None,
         retention: timedelta = days(7),
         max_payload: int = MAX_PAYLOAD,
+        owner: str | None = None,
+        place_of: PlaceOf = LocalPlace,
+        make_bus: Callable[..., SqliteBus] = SqliteBus,
     ) -> None:
         known = [spec.name for spec in specs]
         unknown = sorted(set(services or ()) - set(known))
@@ -64,17 +73,20 @@ class Runtime:
         self.name = name
         self.data = data
         self.clock: Clock = clock or SystemClock()
-        self.owner = f"{os.getpid()}-{self.clock.new_id()[-12:]}"
+        self.owner = owner or f"{os.getpid()}-{self.clock.new_id()[-12:]}"
         self.own_stores = own_stores
         self.specs = [spec for spec in specs if services is None or spec.name in services]
         self._elsewhere = [spec for spec in specs if spec not in self.specs]
         self.max_payload = max_payload
         self._retention = retention
+        self._place_of = place_of
+        self._make_bus = make_bus
         self._solo = Solo()
         self._tasks: list[asyncio.Task[None]] = []
         self._stewards: list[Steward] = []
         self._outlets: list[Outlet] = []
         self._queues: dict[str, PublishQueue] = {}
+        self._requests: dict[SqliteStore, Requests] = {}
         self._started: list[SqliteStore | SqliteBus] = []
         self.bus: SqliteBus | None = None
         self._shared: SqliteStore | None = None
@@ -83,13 +95,14 @@ class Runtime:
     def _plan_stores(self) -> dict[str, SqliteStore]:
         tables = {spec.name: spec.tables for spec in self.specs}
         if self.own_stores:
-            self.bus = SqliteBus(self.data / "bus.db", clock=self.clock, owner=self.owner)
+            self.bus = self._make_bus(self.data / "bus.db", clock=self.clock, owner=self.owner, place_of=self._place_of)
             return {name: self._store(name, {name: sql}) for name, sql in tables.items()}
         self._shared = self._store(self.name, tables)
         return dict.fromkeys(tables, self._shared)
 
     def _store(self, name: str, tables: dict[str, str]) -> SqliteStore:
-        return SqliteStore(self.data / f"{name}.db", clock=self.clock, owner=self.owner, tables=tables)
+        path = self.data / f"{name}.db"
+        return SqliteStore(path, clock=self.clock, owner=self.owner, tables=tables, place_of=self._place_of)
 
     # ------------------------------------------------------------------ start and stop
 
@@ -99,7 +112,7 @@ class Runtime:
             if self.bus is not None:
                 await self.bus.open()
                 self._started.append(self.bus)
-                receivers = {spec.name: _foreign_types(spec) for spec in (*self.specs, *self._elsewhere)}
+                receivers = {spec.name: self._foreign_types(spec) for spec in (*self.specs, *self._elsewhere)}
                 await self.bus.expect({name: types for name, types in receivers.items() if types})
             for store in self._distinct_stores():
                 await store.open()
@@ -149,7 +162,7 @@ class Runtime:
         if self.bus is None:
             return
         for spec in specs:
-            inlet = Inlet(spec.name, _foreign_types(spec), store, self.bus, self.clock)
+            inlet = Inlet(spec.name, self._foreign_types(spec), store, self.bus, self.clock)
             outlet = Outlet(spec.name, store, self.bus, self.clock)
             self._outlets.append(outlet)
             self._keep_running(inlet.name, inlet.run)
@@ -161,7 +174,8 @@ class Runtime:
 
     def _worker(self, handler: HandlerSpec, store: SqliteStore) -> Worker:
         allowed = frozenset(event_type.name for event_type in handler.publishes)
-        publisher = Publisher(handler.service, self.clock, allowed, handler.name, self.max_payload)
+        replies = {each.name: frozenset(reply.name for reply in each.replies) for each in handler.types if each.target}
+        publisher = Publisher(handler.service, self.clock, allowed, handler.name, self.max_payload, replies)
         session_of = None
         if any(kind == "session" for _, kind in handler.parameters):
             from antiphon.store.sqlite.sessions import Sessions
@@ -187,7 +201,7 @@ class Runtime:
     async def _look_after_bus(self) -> None:
         while self.bus is not None:
             await self.bus.store.look_after()
-            await self.clock.sleep(1.0)
+            await self.clock.idle(1.0)
 
     async def stop(self, grace_s: float = 10.0) -> None:
         """Stop in order: handlers end or are released, the outboxes drain, the stores close. Idempotent."""
@@ -209,6 +223,15 @@ class Runtime:
         for store in reversed(self._started):
             await store.close()
         self._started.clear()
+
+    def _foreign_types(self, spec: ServiceSpec) -> list[str]:
+        """The event types that a service receives: what it handles, and whatever may answer a command of its own."""
+        handled = {event_type for handler in spec.handlers for event_type in handler.types}
+        types = {each.name for each in handled if not each.name.startswith((TICK_TYPE, ADVANCE_TYPE))}
+        for other in (*self.specs, *self._elsewhere):
+            for command in other.commands:
+                types.update(event_type.name for event_type in answers(command) if not event_type.domain)
+        return sorted(types)
 
     # ------------------------------------------------------------------ publishing from outside
 
@@ -234,6 +257,20 @@ class Runtime:
             rows.append((envelope, INTERNAL if event_type.domain else PUBLISHED))
         await self._queues[service].publish(rows)
         return [envelope.id for envelope, _ in rows]
+
+    async def request(self, service: str, command: object, timeout: timedelta) -> Any:
+        """Send *command* as *service* and return the first event that answers it: a `TimedOut` after *timeout*.
+
+        Raises InvalidEvent, DeclarationError for what is no command, StoreError.
+        """
+        store = self.store_of(service)
+        store.writer.refuse_nesting()
+        requests = self._requests.setdefault(store, Requests(store))
+        async with AsyncExitStack() as stack:
+            async with self.transaction(service) as tx:
+                request_id = await tx.request(command, timeout=timeout)
+                answer = await stack.enter_async_context(requests.watching(request_id, event_type_of(command)))
+            return await answer()
 
     @asynccontextmanager
     async def transaction(
@@ -265,9 +302,3 @@ class Runtime:
     def workers(self) -> dict[str, Worker]:
         """The workers that run here now, by handler."""
         return {name: worker for steward in self._stewards for name, worker in steward.workers.items()}
-
-
-def _foreign_types(spec: ServiceSpec) -> list[str]:
-    """The event types that a service handles and others may publish."""
-    types = {type_ for handler in spec.handlers for type_ in handler.type_names}
-    return sorted(type_ for type_ in types if not type_.startswith(TICK_TYPE))

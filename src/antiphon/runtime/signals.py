@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -33,21 +33,20 @@ class Waker:
         self.wake = self._event.set
         self.clear = self._event.clear
 
-    async def wait(self, timeout_ms: int | None = None) -> None:
-        """Return when woken, or after *timeout_ms*."""
-        if timeout_ms is None:
-            await self._event.wait()
+    async def wait(self, timeout_ms: int | None = None, *, look_again_ms: int | None = None) -> None:
+        """Return when woken, or after *timeout_ms*; or after about *look_again_ms*, to see that all is well."""
+        if self._event.is_set() or (timeout_ms is not None and timeout_ms <= 0):
             return
-        if timeout_ms <= 0 or self._event.is_set():
-            return
-        sleeper = asyncio.ensure_future(self._sleep(timeout_ms / 1000))
+        waits = ((self._clock.sleep, timeout_ms), (self._clock.idle, look_again_ms))
+        alarms = [asyncio.ensure_future(self._wake_after(wait, ms)) for wait, ms in waits if ms is not None]
         try:
             await self._event.wait()
         finally:
-            sleeper.cancel()
+            for alarm in alarms:
+                alarm.cancel()
 
-    async def _sleep(self, seconds: float) -> None:
-        await self._clock.sleep(seconds)
+    async def _wake_after(self, wait: Callable[[float], Coroutine[Any, Any, None]], ms: int) -> None:
+        await wait(ms / 1000)
         self._event.set()
 
 

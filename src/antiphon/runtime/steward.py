@@ -53,7 +53,7 @@ class Steward:
                     await self.tick()
             except StoreError as error:
                 log.error("cannot look after %s: %s", self._owner, error)
-            await self._clock.sleep(TICK_S)
+            await self._clock.idle(TICK_S)
 
     async def tick(self) -> None:
         """One round: renew, upkeep, take what is free, hand over what is more than a fair share."""
@@ -76,8 +76,9 @@ class Steward:
         if self._leases and now - self._renewed_ms >= RENEW_EVERY_MS:
             held = await self._store.renew(self._owner)
             self._renewed_ms = now
-            for name in self._leases.keys() - held:
-                self._tasks[name].cancel()
+            for name in self._leases:
+                if name not in held:
+                    self._tasks[name].cancel()
 
     def _fair_share(self) -> dict[str, int]:
         """How many handlers of each service are ours to run, beside the neighbours that run it too."""
@@ -87,7 +88,7 @@ class Steward:
             self._left_over.clear()
             self._waited.clear()
         share = {}
-        for service in {handler.service for handler in self._handlers.values()}:
+        for service in dict.fromkeys(handler.service for handler in self._handlers.values()):
             workers = max(1, sum(service in services for services in neighbours.values()))
             count = sum(handler.service == service for handler in self._handlers.values())
             share[service] = -(-count // workers)
@@ -101,6 +102,8 @@ class Steward:
         if lease is None:
             return False
         worker = self._worker_for(self._handlers[name])
+        if self._stopping:
+            worker.stop()  # nobody would end what it began after the grace: it only gives the lease back
         self.workers[name], self._leases[name] = worker, lease
         self._tasks[name] = asyncio.create_task(self._run(worker, lease), name=f"worker {name}")
         return True

@@ -17,7 +17,7 @@ from antiphon.runtime.transaction import recurrence_text
 BATCH = 100
 TICK_TYPE = "antiphon.tick."
 # Wall clocks are set and jump: a date is looked at again at least this often.
-_LONGEST_WAIT_MS = 30_000
+_LOOK_AGAIN_MS = 30_000
 
 
 class TimerLoop:
@@ -39,7 +39,7 @@ class TimerLoop:
                 if wait is not None and wait <= 0:
                     await self._store.fire_timers(self._occur, BATCH)
                     continue
-                await self._waker.wait(_LONGEST_WAIT_MS if wait is None else min(wait, _LONGEST_WAIT_MS))
+                await self._waker.wait(wait, look_again_ms=_LOOK_AGAIN_MS)
         finally:
             forget()
 

@@ -5,19 +5,25 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from antiphon.errors import DeclarationError, NotAnnotated
+import msgspec
+
+from antiphon.errors import DeclarationError, NotAnnotated, NotFound
 from antiphon.model.envelope import Envelope
 from antiphon.model.events import MAX_PAYLOAD, EventType, event_type_of
 from antiphon.model.retry import milliseconds
 from antiphon.policy.schedule import check_schedule, next_occurrence
 from antiphon.policy.statements import only_reads
 from antiphon.ports import INTERNAL, PUBLISHED, Clock, Store, Timer, TimerClock, Unit
+from antiphon.runtime.answers import as_reply, timeout_timer
+
+if TYPE_CHECKING:
+    from antiphon.runtime.effects import Effects
 
 Row = Any
 
@@ -33,13 +39,17 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Publisher:
-    """Who publishes: the service, what it may publish (None: anything), and its means."""
+    """Who publishes: the service, what it may publish (None: anything), and its means.
+
+    *replies* are the types that answer each command which it handles.
+    """
 
     service: str
     clock: Clock
     allowed: frozenset[str] | None
     where: str = ""
     max_payload: int = MAX_PAYLOAD
+    replies: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def envelope(self, event: object, cause: Envelope | None, traceparent: str | None) -> tuple[Envelope, EventType]:
         """The envelope of *event*. Raises InvalidEvent, NotAnnotated, DeclarationError."""
@@ -65,6 +75,9 @@ class Publisher:
                 event_id if cause is None else cause.correlation_id,
                 None if cause is None else cause.id,
                 traceparent if cause is None else cause.traceparent,
+                event_type.target,
+                None,
+                None if cause is None else cause.deadline_ms,
             ),
             event_type,
         )
@@ -88,6 +101,7 @@ class Transaction:
         "_store",
         "_traceparent",
         "_unit",
+        "effects",
         "outgoing",
         "wrote",
     )
@@ -110,6 +124,7 @@ class Transaction:
         self._opening: asyncio.Lock | None = None
         self._manager: AbstractAsyncContextManager[Unit] | None = None
         self.outgoing: list[tuple[Envelope, int]] = []
+        self.effects: Effects | None = None
         self.wrote = False
 
     # ------------------------------------------------------------------ for handlers and routes
@@ -155,17 +170,70 @@ class Transaction:
         rows = await self.fetch_all(sql, *parameters)
         return rows[0][0] if rows else None
 
-    def publish(self, event: object) -> str:
+    def publish(self, event: object, *, within: timedelta | None = None) -> str:
         """Publish *event* when the transaction commits; returns its id.
 
-        Raises InvalidEvent with the field and the reason, NotAnnotated in a handler whose return
-        annotation does not name it.
+        *within* sets a deadline: what is done because of it is not started later. In a handler of a command the
+        first event of a type that answers the command is its reply. Raises InvalidEvent with the field and the
+        reason, NotAnnotated in a handler whose return annotation does not name it.
         """
         if self._over:
             raise _is_over()
-        envelope, event_type = self._publisher.envelope(event, self._cause, self._traceparent)
+        cause = self._cause
+        envelope, event_type = self._publisher.envelope(event, cause, self._traceparent)
+        if cause is not None and cause.target is not None and self._answers(cause, envelope):
+            envelope = as_reply(envelope, cause)
+        elif within is not None:
+            envelope = _due_within(envelope, within)
         self.outgoing.append((envelope, INTERNAL if event_type.domain else PUBLISHED))
         return envelope.id
+
+    async def request(self, command: object, *, timeout: timedelta | None = None) -> str:
+        """Send *command* when the transaction commits; returns its id, the ``request_id`` of whatever answers it.
+
+        After *timeout* it is answered with a `TimedOut`, and is not started any more where it has not been. Raises
+        as `publish` does, and DeclarationError for an event.
+        """
+        if event_type_of(command).target is None:
+            raise DeclarationError(
+                f"{type(command).__name__} is an event, which nobody answers", mend="Publish it, or make it a Command"
+            )
+        begun = self.outgoing[0][0].correlation_id if self._cause is None and self.outgoing else None
+        request_id = self.publish(command, within=timeout)
+        if begun is not None:  # one transaction from outside begins one process
+            envelope, origin = self.outgoing[-1]
+            self.outgoing[-1] = (msgspec.structs.replace(envelope, correlation_id=begun), origin)
+        if timeout is not None:
+            due_ms = self._store.store_ms() + milliseconds(timeout)
+            await (await self._begin()).put_timer(timeout_timer(self.outgoing[-1][0], due_ms))
+        return request_id
+
+    async def reply(self, request_id: str, event: object) -> str:
+        """Answer a command that was handled earlier, and whose handler returned None; returns the reply's id.
+
+        Raises NotFound when the log does not have the command (any more), and as `publish` does.
+        """
+        found = await self.fetch_all(
+            "SELECT service, correlation_id, traceparent FROM antiphon_log WHERE id = ? AND target = ?",
+            request_id,
+            self._publisher.service,
+        )
+        if not found:
+            raise NotFound(f"service {self._publisher.service!r} was not asked {request_id!r}")
+        service, correlation_id, traceparent = found[0]
+        self.publish(event)
+        envelope, origin = self.outgoing[-1]
+        reply = msgspec.structs.replace(
+            envelope,
+            causation_id=envelope.causation_id or request_id,
+            correlation_id=correlation_id or request_id,
+            traceparent=traceparent,
+            target=service,
+            request_id=request_id,
+            deadline_ms=None,
+        )
+        self.outgoing[-1] = (reply, origin)
+        return reply.id
 
     async def publish_later(self, event: object, *, delay: timedelta | None = None, at: datetime | None = None) -> str:
         """Publish *event* after *delay*, or at a time with a zone; returns its id, for `cancel`.
@@ -197,8 +265,61 @@ class Transaction:
 
     # ------------------------------------------------------------------ for the runtime
 
+    @property
+    def attached(self) -> bool:
+        """Whether it is part of a batch, which commits; else it begins and commits by itself."""
+        return self._unit is not None and self._attached
+
+    @property
+    def store(self) -> Store:
+        """Where it writes."""
+        return self._store
+
+    @property
+    def publisher(self) -> Publisher:
+        """As whom it publishes."""
+        return self._publisher
+
+    @property
+    def cause(self) -> Envelope | None:
+        """What caused what it publishes."""
+        return self._cause
+
+    def mark(self) -> list[tuple[Envelope, int]]:
+        """What is written so far is complete: what fails from here on loses only what comes after.
+
+        Returns what was published since the last mark, to be appended by the caller.
+        """
+        self.wrote = False
+        published, self.outgoing = self.outgoing, []
+        return published
+
+    async def back_to_mark(self, error: BaseException) -> None:
+        """Undo, because of *error*, what came after the last mark or checkpoint, and stay usable."""
+        self.outgoing.clear()
+        manager, self._manager = self._manager, None
+        unit = self._unit if self.wrote else None
+        self.wrote = False
+        if manager is not None:
+            self._unit = None
+        await _undo(manager, unit, error)
+
+    async def checkpoint(self) -> None:
+        """Commit, and stay usable: what is written next begins another transaction."""
+        manager, self._manager = self._manager, None
+        self._unit = None
+        self.wrote = False
+        if manager is not None:
+            await manager.__aexit__(None, None, None)
+
     async def unit(self) -> Unit:
         """The write transaction, begun if it was not (for SQLAlchemy sessions)."""
+        return await self._begin()
+
+    async def unmarked_unit(self) -> Unit:
+        """The write transaction, for what cannot be undone by itself: if it fails, so does the whole batch."""
+        if self._unit is not None and self._attached and not self._over:
+            return self._unit
         return await self._begin()
 
     async def suspend(self) -> None:
@@ -241,14 +362,12 @@ class Transaction:
         manager, self._manager = self._manager, None
         unit = self._unit if self.wrote else None
         self.end()
-        if manager is not None:
-            try:
-                await manager.__aexit__(type(error), error, error.__traceback__)
-            except BaseException as raised:
-                if raised is not error:
-                    raise
-        elif unit is not None:
-            await unit.rollback_to_savepoint()
+        await _undo(manager, unit, error)
+
+    def _answers(self, command: Envelope, envelope: Envelope) -> bool:
+        """Whether *envelope*, published by a handler of *command*, is its reply."""
+        replies = self._publisher.replies.get(command.type, ())
+        return envelope.type in replies and all(sent.request_id != command.id for sent, _ in self.outgoing)
 
     async def _begin(self) -> Unit:
         unit = self._unit
@@ -295,10 +414,30 @@ class Transaction:
         return timer.id
 
 
+async def _undo(manager: AbstractAsyncContextManager[Unit] | None, unit: Unit | None, error: BaseException) -> None:
+    """Roll back a transaction of its own, or of a shared one what came after its savepoint."""
+    if manager is not None:
+        try:
+            await manager.__aexit__(type(error), error, error.__traceback__)
+        except BaseException as raised:
+            if raised is not error:
+                raise
+    elif unit is not None:
+        await unit.rollback_to_savepoint()
+
+
 def _is_over() -> DeclarationError:
     return DeclarationError(
         "the transaction is over", mend="Do it before the function returns; what comes later needs one of its own"
     )
+
+
+def _due_within(envelope: Envelope, span: timedelta) -> Envelope:
+    """*envelope* with a deadline, unless it has an earlier one."""
+    deadline_ms = envelope.time_ms + milliseconds(span)
+    if envelope.deadline_ms is not None:
+        deadline_ms = min(deadline_ms, envelope.deadline_ms)
+    return msgspec.structs.replace(envelope, deadline_ms=deadline_ms)
 
 
 def recurrence_text(every: timedelta | None, cron: str | None, zone: str) -> str:
@@ -345,9 +484,17 @@ class SyncTransaction:
         """The first column of the first row, or None."""
         return self._wait(lambda: self._tx.fetch_value(sql, *parameters))
 
-    def publish(self, event: object) -> str:
+    def publish(self, event: object, *, within: timedelta | None = None) -> str:
         """Publish *event* when the transaction commits; returns its id."""
-        return self._wait(lambda: self._publish(event))  # type: ignore[no-any-return]
+        return self._wait(lambda: self._publish(event, within))  # type: ignore[no-any-return]
+
+    def request(self, command: object, *, timeout: timedelta | None = None) -> str:
+        """Send *command* when the transaction commits; returns the ``request_id`` of whatever answers it."""
+        return self._wait(lambda: self._tx.request(command, timeout=timeout))  # type: ignore[no-any-return]
+
+    def reply(self, request_id: str, event: object) -> str:
+        """Answer a command that was handled earlier; returns the reply's id."""
+        return self._wait(lambda: self._tx.reply(request_id, event))  # type: ignore[no-any-return]
 
     def publish_later(self, event: object, *, delay: timedelta | None = None, at: datetime | None = None) -> str:
         """Publish *event* after *delay*, or at a time with a zone; returns its id."""
@@ -360,8 +507,8 @@ class SyncTransaction:
     async def _new_id(self) -> str:
         return self._tx.new_id()
 
-    async def _publish(self, event: object) -> str:
-        return self._tx.publish(event)
+    async def _publish(self, event: object, within: timedelta | None) -> str:
+        return self._tx.publish(event, within=within)
 
     def _wait(self, call: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         """Have the loop's own thread do it: ids and the transaction are no business of two threads."""

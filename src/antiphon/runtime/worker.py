@@ -15,6 +15,7 @@ from antiphon.ports import Clock, Lease, OpenDelivery, Store
 from antiphon.runtime.attempt import Attempt, Judge, again
 from antiphon.runtime.batch import BatchRunner
 from antiphon.runtime.invoke import Invoker, SessionOf
+from antiphon.runtime.lanes import Lanes
 from antiphon.runtime.outside import OutsideRunner
 from antiphon.runtime.signals import Solo, Waker
 from antiphon.runtime.transaction import Publisher
@@ -47,7 +48,8 @@ class Worker:
         invoker = Invoker(spec, session_of)
         self._batches = BatchRunner(store, invoker, self.judge, publisher)
         self._outside = OutsideRunner(store, clock, invoker, self.judge, publisher, solo)
-        self._goes_outside = not spec.is_async
+        self._lanes = Lanes(store, invoker, self.judge.shares) if spec.fair_by is not None else None
+        self._goes_outside = not spec.is_async or spec.has_effects
         self._bucket = rates.bucket(spec.rate) if spec.rate else None
         self._limit = LARGEST_BATCH
         self._waker = Waker(clock)
@@ -105,11 +107,30 @@ class Worker:
             return await self._suspect(lease, suspects)
         if permit is circuits.Permit.PROBE:
             return await self._probe(lease, due)
+        if self._lanes is not None:
+            return await self._take_turns(lease, room)
         attempts = self.judge.admit(_first_of_keys(due) if self._goes_outside else due, room)
         if len(attempts) < room:
             # Those that go outside may find their key taken: some more are looked at than can run.
             wanted = 4 * self.spec.concurrency if self._goes_outside else room - len(attempts)
             attempts += await self._fresh(lease, wanted)
+        if not attempts:
+            return False
+        async with self._solo.together():
+            await self._handle(lease, attempts, room)
+        return True
+
+    async def _take_turns(self, lease: Lease, room: int) -> bool:
+        """A round of a handler that shares its time: whoever's turn it is, of all who wait."""
+        assert self._lanes is not None
+        turns, fresh = await self._lanes.next(lease, room)
+        lane_of = {delivery.event.seq: lane for delivery, lane in turns}
+        due = [delivery for delivery, _ in turns]
+        attempts = self.judge.admit(_first_of_keys(due) if self._goes_outside else due, room)
+        for attempt in attempts:
+            attempt.lane = lane_of[attempt.event.seq]
+        now = self._store.store_ms()
+        attempts += [Attempt(event, 1, now) for event in fresh]
         if not attempts:
             return False
         async with self._solo.together():
@@ -141,6 +162,7 @@ class Worker:
         if self._goes_outside:
             for attempt in await self._outside.start(lease, attempts, most):
                 self._spend(1)
+                self.judge.begins(attempt)
                 self._outside.spawn(lease, attempt, self._waker.wake)
             return
         try:

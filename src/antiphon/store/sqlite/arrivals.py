@@ -16,7 +16,7 @@ class Arrivals:
 
     def __init__(self, store: SqliteStore) -> None:
         self._store = store
-        self._wakes: dict[str, set[Callable[[], None]]] = {}
+        self._wakes: dict[str, dict[Callable[[], None], None]] = {}
         self._seq = 0
         self._forget: Callable[[], None] | None = None
         self._looking: asyncio.Task[None] | None = None
@@ -27,11 +27,11 @@ class Arrivals:
         if self._forget is None:
             self._seq = self._store.head()
             self._forget = self._store.listen((), self._ring)
-        self._wakes.setdefault(correlation_id, set()).add(wake)
+        self._wakes.setdefault(correlation_id, {})[wake] = None
 
         def unwatch() -> None:
-            wakes = self._wakes.get(correlation_id, set())
-            wakes.discard(wake)
+            wakes = self._wakes.get(correlation_id, {})
+            wakes.pop(wake, None)
             if not wakes:
                 self._wakes.pop(correlation_id, None)
             if not self._wakes and self._forget is not None:
@@ -63,7 +63,7 @@ class Arrivals:
             "SELECT seq, coalesce(correlation_id, id) FROM antiphon_log WHERE seq > ? ORDER BY seq LIMIT ?",
             (self._seq, _CHUNK),
         )
-        for correlation_id in {correlation_id for _, correlation_id in rows}:
+        for correlation_id in dict.fromkeys(correlation_id for _, correlation_id in rows):
             for wake in self._wakes.get(correlation_id, ()):
                 wake()
         if rows:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from antiphon.errors import StoreError
 from antiphon.model.views import BackupReport
-from antiphon.store.sqlite.connection import connect, translated
+from antiphon.store.sqlite import folders
+from antiphon.store.sqlite.connection import translated
 from antiphon.store.sqlite.migrations import MIGRATIONS
 
 if TYPE_CHECKING:
@@ -46,14 +47,14 @@ async def backup(copies: Sequence[tuple[SqliteStore, Path]]) -> list[BackupRepor
             for store, _ in sorted(copies, key=lambda copy: copy[0].path):
                 await gates.enter_async_context(store.writer.alone())
             for store, target in copies:
-                snapshots.append((sources.enter_context(closing(_snapshot(store.path))), target))
+                snapshots.append((sources.enter_context(closing(_snapshot(store))), target))
         clock = copies[0][0].clock
         return [await clock.run_blocking(partial(_copy, source, target)) for source, target in snapshots]
 
 
-def _snapshot(path: Path) -> sqlite3.Connection:
+def _snapshot(store: SqliteStore) -> sqlite3.Connection:
     """A connection that sees the file as it is now, until it is closed."""
-    connection = connect(path, read_only=True)
+    connection = store.place.connect(read_only=True)
     connection.execute("BEGIN")
     connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     return connection
@@ -63,7 +64,7 @@ def _copy(source: sqlite3.Connection, target: Path) -> BackupReport:
     """Write what *source* sees to *target*, under another name until it is complete and checked."""
     unfinished = target.with_name(f"{target.name}.partial")
     with translated(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
+        folders.make(target.parent)
         unfinished.unlink(missing_ok=True)
         with closing(sqlite3.connect(unfinished, isolation_level=None)) as copy:
             # All in one step: with several, a write to the source between two would begin it anew.
@@ -72,6 +73,7 @@ def _copy(source: sqlite3.Connection, target: Path) -> BackupReport:
             copy.execute("PRAGMA journal_mode = DELETE")
             report = _report(copy, target)
     unfinished.rename(target)
+    folders.sync(target.parent)
     return report
 
 

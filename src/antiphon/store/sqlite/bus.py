@@ -8,6 +8,7 @@ from pathlib import Path
 from antiphon.model.envelope import Envelope
 from antiphon.ports import PUBLISHED, Clock, LoggedEvent
 from antiphon.store.sqlite.leases import note_removed, subscribe
+from antiphon.store.sqlite.place import LocalPlace, PlaceOf
 from antiphon.store.sqlite.queries import query
 from antiphon.store.sqlite.store import SqliteStore
 from antiphon.store.sqlite.unit import logged
@@ -25,8 +26,8 @@ class SqliteBus:
     twice, by a relay that died between sending and noting it, is taken once.
     """
 
-    def __init__(self, path: Path, *, clock: Clock, owner: str) -> None:
-        self.store = SqliteStore(path, clock=clock, owner=owner)
+    def __init__(self, path: Path, *, clock: Clock, owner: str, place_of: PlaceOf = LocalPlace) -> None:
+        self.store = SqliteStore(path, clock=clock, owner=owner, place_of=place_of)
 
     async def open(self) -> None:
         """Open or make the file. Raises StoreError."""

@@ -29,7 +29,9 @@ def has_wal_reset_race(version: tuple[int, int, int] = sqlite3.sqlite_version_in
     return version < (3, 51, 3)
 
 
-def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+def connect(
+    path: Path, *, read_only: bool = False, factory: type[sqlite3.Connection] = sqlite3.Connection
+) -> sqlite3.Connection:
     """A connection with our settings: WAL, synchronous=FULL, no implicit transactions, no busy wait.
 
     Waiting for a lock in C would stall the event loop, so a busy database answers at once and the
@@ -42,7 +44,7 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
         )
     with translated(path):
         connection = sqlite3.connect(
-            path, isolation_level=None, timeout=0, check_same_thread=False, cached_statements=512
+            path, isolation_level=None, timeout=0, check_same_thread=False, cached_statements=512, factory=factory
         )
         try:
             _configure(connection, read_only)

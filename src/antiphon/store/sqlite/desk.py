@@ -26,7 +26,9 @@ from antiphon.ports import Clock
 from antiphon.store.sqlite import backups, looking, maintenance
 from antiphon.store.sqlite.connection import translated
 from antiphon.store.sqlite.deadletters import DeadLetters
+from antiphon.store.sqlite.effects import EffectDesk
 from antiphon.store.sqlite.maintenance import Pruned
+from antiphon.store.sqlite.runs import Runs
 from antiphon.store.sqlite.store import SqliteStore
 
 _TYPE, _AFTER = "type = ?1", "seq > ?1"
@@ -42,6 +44,8 @@ class Desk:
         self.store = store
         self.name = store.path.stem
         self.dead = DeadLetters(store, event_types or {})
+        self.runs = Runs(store)
+        self.effects = EffectDesk(store)
 
     # ------------------------------------------------------------------ handlers
 

@@ -2,7 +2,8 @@
 
 -- name: views
 -- The columns of an event to be shown; a WHERE follows.
-SELECT seq, id, type, version, key, service, time_ms, correlation_id, causation_id, traceparent, origin, data,
+SELECT seq, id, type, version, key, service, time_ms, correlation_id, causation_id, traceparent,
+       target, request_id, deadline_ms, origin, data,
        (SELECT name FROM antiphon_handlers AS h WHERE h.id = addressee) AS only_for
 FROM antiphon_log
 
@@ -20,6 +21,11 @@ SELECT * FROM antiphon_handlers ORDER BY name
 -- A handler's number.
 SELECT id FROM antiphon_handlers WHERE name = ?
 
+-- name: running_handlers
+-- The handlers that have an attempt on record as running, with their service.
+SELECT name, service FROM antiphon_handlers AS h WHERE EXISTS
+    (SELECT 1 FROM antiphon_deliveries AS d WHERE d.handler_id = h.id AND d.status = 'IN_PROGRESS')
+
 -- name: subscriptions
 -- What handlers are owed.
 SELECT handler_id, type, start_seq FROM antiphon_subscriptions ORDER BY handler_id, type
@@ -35,7 +41,8 @@ SELECT count(*) FROM (SELECT 1 FROM antiphon_log WHERE type = ? AND seq > ? LIMI
 -- name: count_owed
 -- How many of them a handler is owed (as in read_owed).
 SELECT count(*) FROM antiphon_log WHERE type = ?1 AND seq > ?2 AND (addressee = ?3 OR addressee IS NULL
-  AND (origin <> 2 OR service = (SELECT h.service FROM antiphon_handlers AS h WHERE h.id = ?3)))
+  AND (origin <> 2 OR service = (SELECT h.service FROM antiphon_handlers AS h WHERE h.id = ?3))
+  AND (target IS NULL OR target = (SELECT h.service FROM antiphon_handlers AS h WHERE h.id = ?3)))
 
 -- name: oldest_open
 -- When the first event was published whose delivery is open.
@@ -51,7 +58,7 @@ SELECT time_ms FROM antiphon_log WHERE seq = min(
 -- For a JSON list of event ids: the handlers that are or were owed them, and how each stands. The receivers of
 -- a bus (inlet:service) only pass events on.
 SELECT l.id AS event_id, l.seq, l.time_ms, h.id AS handler_id, h.name, h.service, h.seq AS cursor,
-       d.status, d.attempts, d.updated_ms, d.due_ms, d.reason, d.archived,
+       d.status, d.attempts, d.updated_ms, d.due_ms, d.reason, d.archived, h.compensates,
        (SELECT p.at_ms FROM antiphon_progress AS p
          WHERE p.handler_id = h.id AND p.seq >= l.seq ORDER BY p.seq LIMIT 1) AS passed_ms,
        (SELECT w.id FROM antiphon_deliveries AS e INDEXED BY antiphon_deliveries_key
@@ -60,7 +67,8 @@ SELECT l.id AS event_id, l.seq, l.time_ms, h.id AS handler_id, h.name, h.service
            AND e.status IN ('UNPROCESSED', 'IN_PROGRESS', 'RETRY') ORDER BY e.seq LIMIT 1) AS waits_for
 FROM antiphon_log AS l CROSS JOIN antiphon_handlers AS h
 LEFT JOIN antiphon_subscriptions AS s ON s.handler_id = h.id AND s.type = l.type AND l.seq > s.start_seq
-      AND (l.addressee = h.id OR l.addressee IS NULL AND (l.origin <> 2 OR l.service = h.service))
+      AND (l.addressee = h.id OR l.addressee IS NULL AND (l.origin <> 2 OR l.service = h.service)
+           AND (l.target IS NULL OR l.target = h.service))
 LEFT JOIN antiphon_deliveries AS d ON d.handler_id = h.id AND d.seq = l.seq
 WHERE l.id IN (SELECT value FROM json_each(?)) AND (s.type IS NOT NULL OR d.seq IS NOT NULL)
   AND h.name NOT GLOB 'inlet:*'
@@ -117,8 +125,9 @@ INSERT INTO antiphon_attempts (handler_id, seq, number, outcome, message, at_ms)
 -- name: append_for
 -- Append an event that one handler alone is owed.
 INSERT INTO antiphon_log
-    (id, type, version, key, service, time_ms, correlation_id, causation_id, traceparent, origin, data, addressee)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    (id, type, version, key, service, time_ms, correlation_id, causation_id, traceparent,
+     target, request_id, deadline_ms, origin, data, addressee)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- name: put_redrive
 -- A redrive, before its items are counted.
@@ -166,7 +175,8 @@ WHERE id = ?
 NOT EXISTS (
     SELECT 1 FROM antiphon_subscriptions AS s CROSS JOIN antiphon_handlers AS h ON h.id = s.handler_id
     WHERE s.type = l.type AND l.seq > max(h.seq, s.start_seq)
-      AND (l.addressee = h.id OR l.addressee IS NULL AND (l.origin <> 2 OR l.service = h.service)))
+      AND (l.addressee = h.id OR l.addressee IS NULL AND (l.origin <> 2 OR l.service = h.service)
+           AND (l.target IS NULL OR l.target = h.service)))
 AND NOT EXISTS (
     SELECT 1 FROM antiphon_handlers AS h CROSS JOIN antiphon_deliveries AS d ON d.handler_id = h.id AND d.seq = l.seq
     WHERE d.archived IS NULL)
@@ -232,3 +242,26 @@ DELETE FROM antiphon_redrive_items WHERE redrive_id = ?1 AND (seq, handler_id) I
 -- name: prune_redrive
 -- A redrive without items.
 DELETE FROM antiphon_redrives WHERE id = ?
+
+-- name: effects_from
+-- The calls to the outside whose key begins with a text: the id of their event, and more of it.
+SELECT event_id, handler, name, key, state, calls, result, error, resolution, created_ms, updated_ms
+FROM antiphon_effects
+WHERE event_id >= substr(?1, 1, instr(?1 || ':', ':') - 1)
+  AND event_id < substr(?1, 1, instr(?1 || ':', ':') - 1) || char(1114111)
+  AND (key = ?1 OR substr(key, 1, length(?1)) = ?1)
+ORDER BY key LIMIT 20
+
+-- name: has_delivery
+-- Whether the delivery of an event to a handler is not plainly done.
+SELECT 1 FROM antiphon_deliveries
+WHERE seq = (SELECT seq FROM antiphon_log WHERE id = ?) AND handler_id = (SELECT id FROM antiphon_handlers WHERE name = ?)
+
+-- name: unneeded_effects
+-- Calls that nothing refers to any more.
+SELECT event_id, handler, name FROM antiphon_effects AS e
+WHERE updated_ms < ? AND NOT EXISTS (SELECT 1 FROM antiphon_log AS l WHERE l.id = e.event_id)
+
+-- name: end_effect
+-- A call is forgotten.
+DELETE FROM antiphon_effects WHERE event_id = ? AND handler = ? AND name = ?

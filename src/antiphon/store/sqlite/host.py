@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from antiphon.ports import Clock
+from antiphon.store.sqlite import folders
 
 _HANGS_AFTER_NS = 5_000_000_000
 
@@ -33,10 +34,13 @@ def secret(folder: Path) -> bytes:
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             os.write(fd, secrets.token_bytes(32))
+            # Answers that were kept with it are worth nothing without it.
+            os.fsync(fd)
             os.link(fresh, path)
         finally:
             os.close(fd)
             fresh.unlink()
+    folders.sync(folder)
     return path.read_bytes()
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from antiphon.model.handlers import HandlerSpec
 from antiphon.ports import Lease
-from antiphon.store.sqlite.host import is_alive
 from antiphon.store.sqlite.queries import query
 from antiphon.store.sqlite.unit import SqliteUnit
 
@@ -39,7 +38,9 @@ async def register(
     for handler, is_here in [*((each, True) for each in handlers), *((each, False) for each in elsewhere)]:
         start = head if handler.start == "now" else 0
         await subscribe(unit, handler.name, handler.service, handler.type_names, start, now_ms, only_new=not is_here)
-    complete = {*services, *(handler.service for handler in handlers)}
+        if is_here:
+            await unit.execute(query("put_compensates"), (handler.compensates, handler.name))
+    complete = dict.fromkeys((*services, *(handler.service for handler in handlers)))
     await note_removed(unit, [handler.name for handler in handlers], complete, now_ms)
 
 
@@ -88,7 +89,7 @@ async def acquire(store: SqliteStore, handler: str, owner: str) -> Lease | None:
 def _is_free(store: SqliteStore, row: Any, owner: str) -> bool:
     if row["owner"] is None or row["owner"] == owner or row["lease_until_ms"] <= store.store_ms():
         return True
-    return not is_alive(store.host, row["owner"])
+    return not store.place.is_alive(row["owner"])
 
 
 async def _blame(store: SqliteStore, unit: SqliteUnit, row: Any) -> tuple[int, int]:

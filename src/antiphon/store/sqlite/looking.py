@@ -18,7 +18,6 @@ from antiphon.model.views import (
     StatusCounts,
     logged_view,
 )
-from antiphon.store.sqlite.host import is_alive
 from antiphon.store.sqlite.queries import query
 from antiphon.store.sqlite.unit import logged
 
@@ -124,6 +123,7 @@ def _delivery(store: SqliteStore, row: Any, history: list[AttemptView]) -> Deliv
         reason=row["reason"],
         waits_for=row["waits_for"],
         archived=row["archived"],
+        compensates=row["compensates"],
         history=tuple(history),
     )
 
@@ -206,7 +206,7 @@ def _handler(
 
 def is_running(store: SqliteStore, owner: str | None, lease_until_ms: int) -> bool:
     """Whether a live worker has the lease."""
-    return owner is not None and lease_until_ms > store.store_ms() and is_alive(store.host, owner)
+    return owner is not None and lease_until_ms > store.store_ms() and store.place.is_alive(owner)
 
 
 def lag_of(store: SqliteStore, handler_id: int, owed: Sequence[tuple[str, int]], distance: int) -> tuple[int, bool]:

@@ -10,6 +10,7 @@ import msgspec
 from antiphon.errors import AntiphonError, NotFound
 from antiphon.model.views import Forgotten
 from antiphon.store.sqlite import looking
+from antiphon.store.sqlite.effects import prune_effects
 from antiphon.store.sqlite.queries import query
 from antiphon.store.sqlite.unit import SqliteUnit
 
@@ -72,6 +73,8 @@ async def prune(store: SqliteStore, before_ms: int) -> Pruned:
         await unit.execute(query("prune_marks"), (came_before,))
     await _prune_answers(store, before_ms)
     await _prune_redrives(store, before_ms)
+    await _prune_runs(store, before_ms)
+    await prune_effects(store, before_ms)
     return Pruned(removed, max(limit, 0))
 
 
@@ -102,6 +105,19 @@ async def _prune_answers(store: SqliteStore, before_ms: int) -> None:
         async with store.unit() as unit:
             if await unit.execute(query("prune_idempotency"), (before_ms, _CHUNK)) < _CHUNK:
                 return
+
+
+async def _prune_runs(store: SqliteStore, before_ms: int) -> None:
+    """Runs that have ended, with their journals, and what arrived for nobody."""
+    removed = _CHUNK
+    while removed == _CHUNK:
+        async with store.unit() as unit:
+            await unit.execute(query("prune_journals"), (before_ms, _CHUNK))
+            removed = await unit.execute(query("prune_runs"), (before_ms, _CHUNK))
+    removed = _CHUNK
+    while removed == _CHUNK:
+        async with store.unit() as unit:
+            removed = await unit.execute(query("prune_inbox"), (before_ms, _CHUNK))
 
 
 async def _prune_redrives(store: SqliteStore, before_ms: int) -> None:

@@ -11,7 +11,7 @@ from antiphon.store.sqlite.leases import LEASE_MS
 from antiphon.store.sqlite.queries import query, text
 
 #: The files that lead from one version of the tables to the next; the n-th makes version n.
-MIGRATIONS = ("schema.sql",)
+MIGRATIONS = ("schema.sql", "workflows_schema.sql", "requests.sql")
 
 _META = "CREATE TABLE IF NOT EXISTS antiphon_meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID"
 

@@ -1,9 +1,11 @@
-"""Loads the named blocks of queries.sql (what the runtime needs) and desk.sql (what people ask)."""
+"""Loads the named blocks: queries.sql (the runtime), workflows.sql (workflows), desk.sql (what people ask)."""
 
 from __future__ import annotations
 
 from functools import cache
 from importlib import resources
+
+_FILES = ("queries.sql", "workflows.sql", "desk.sql")
 
 
 @cache
@@ -16,7 +18,7 @@ def text(name: str) -> str:
 def blocks() -> dict[str, str]:
     """All named blocks, without their comments."""
     found: dict[str, str] = {}
-    for block in (block for name in ("queries.sql", "desk.sql") for block in text(name).split("-- name: ")[1:]):
+    for block in (block for name in _FILES for block in text(name).split("-- name: ")[1:]):
         name, _, body = block.partition("\n")
         found[name.strip()] = "\n".join(line for line in body.strip().splitlines() if not line.startswith("--"))
     return found

@@ -13,14 +13,16 @@ from typing import Any
 
 from antiphon.errors import StoreError
 from antiphon.model.delivery import Status
+from antiphon.model.effects import Effect
 from antiphon.model.envelope import Envelope
 from antiphon.model.handlers import HandlerSpec
 from antiphon.ports import Clock, Lease, LoggedEvent, OpenDelivery, Timer
 from antiphon.store.sqlite import leases, timers
-from antiphon.store.sqlite.connection import connect, refuse_network_file_system, translated
-from antiphon.store.sqlite.host import Bell, Gate, Life, host_folder
+from antiphon.store.sqlite.connection import translated
+from antiphon.store.sqlite.effects import effect_of
 from antiphon.store.sqlite.maintenance import checkpoint
 from antiphon.store.sqlite.migrations import clock_offset_ms, make_tables, migrate
+from antiphon.store.sqlite.place import Gate, LocalPlace, PlaceOf
 from antiphon.store.sqlite.queries import query
 from antiphon.store.sqlite.tail import Tail
 from antiphon.store.sqlite.unit import SqliteUnit, logged
@@ -35,17 +37,27 @@ CHECKPOINT_BYTES = 64 << 20
 class SqliteStore:
     """A store on one SQLite file (``ports.Store``). One object per process and file.
 
-    *tables* are the SQL scripts of the services that live here, by service name.
+    *tables* are the SQL scripts of the services that live here, by service name; *place_of* tells what
+    machine the file lies on.
     """
 
-    def __init__(self, path: Path, *, clock: Clock, owner: str, tables: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        clock: Clock,
+        owner: str,
+        tables: dict[str, str] | None = None,
+        place_of: PlaceOf = LocalPlace,
+    ) -> None:
         self.path = path
         self.owner = owner
         self.clock = clock
-        self.host = host_folder(path)
+        self.place = place_of(path)
         self._tables = tables or {}
-        self._listeners: dict[str, set[Callable[[], None]]] = {}
-        self._everything: set[Callable[[], None]] = set()
+        # In the order in which they came, not in that of their addresses: who is woken first is no matter of chance.
+        self._listeners: dict[str, dict[Callable[[], None], None]] = {}
+        self._everything: dict[Callable[[], None], None] = {}
         self._offset_ms = 0
         self._open = False
         self._seen_version = 0
@@ -55,10 +67,8 @@ class SqliteStore:
     async def open(self) -> None:
         """Open or make the file, and bring its tables up to date. Raises StoreError."""
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            refuse_network_file_system(self.path)
-            self.host.mkdir(mode=0o700, exist_ok=True)
-            gate = Gate(self.host, self.clock)
+            self.place.prepare()
+            gate = self.place.gate(self.clock)
         except OSError as error:
             raise StoreError(
                 f"the folder cannot be used ({error.strerror})", where=str(self.path), mend="Check path and permissions"
@@ -72,12 +82,12 @@ class SqliteStore:
             raise
         gate.release()
         self._gate = gate
-        self._life = Life(self.host, self.owner, self._tables)
-        self._bell = Bell(self.host, self.owner, self._rung)
+        self._life = self.place.life(self.owner, self._tables)
+        self._bell = self.place.bell(self.owner, self._rung)
         self._open = True
 
     def _connect(self, gate: Gate) -> None:
-        connection = connect(self.path)
+        connection = self.place.connect()
         try:
             connection.execute("BEGIN IMMEDIATE")
             migrate(connection, self.path)
@@ -85,7 +95,7 @@ class SqliteStore:
             for service, sql in self._tables.items():
                 make_tables(connection, service, sql)
             connection.execute("COMMIT")
-            self._reader = connect(self.path, read_only=True)
+            self._reader = self.place.connect(read_only=True)
         except BaseException:
             connection.close()
             raise
@@ -104,6 +114,16 @@ class SqliteStore:
         self._gate.close()
         self._life.end()
 
+    def drop(self) -> None:
+        """Let go of everything at once, as the kernel does for a process that is killed: what was not committed
+        is gone, and the leases are held by somebody dead."""
+        if self._open:
+            self._open = False
+            self._bell.close()
+            self._disconnect(self.writer.connection)
+            self._gate.close()
+            self._life.end()
+
     def _disconnect(self, connection: sqlite3.Connection) -> None:
         self._reader.close()
         connection.close()
@@ -117,6 +137,7 @@ class SqliteStore:
             unit = SqliteUnit(self.writer.connection, group, self.path, self.clock, self.store_ms())
             try:
                 yield unit
+                await unit.write_later()
                 group.runs += unit.appended
             finally:
                 unit.end()
@@ -213,7 +234,20 @@ class SqliteStore:
 
     async def read_due(self, lease: Lease, limit: int) -> list[OpenDelivery]:
         """Deliveries whose time has come; of a key, the first and what waits right behind it."""
-        rows = self.read("due_deliveries", (lease.handler_id, self.store_ms(), limit))
+        return self._open_deliveries(
+            lease, self.read("due_deliveries", (lease.handler_id, self.store_ms(), limit)), limit
+        )
+
+    async def lanes(self, lease: Lease, start: str, limit: int) -> list[str]:
+        """The lanes from *start* on in which something waits, in order."""
+        return [lane for (lane,) in self.read("lanes", (lease.handler_id, start, limit))]
+
+    async def read_lane(self, lease: Lease, lane: str, limit: int) -> list[OpenDelivery]:
+        """Deliveries of one lane whose time has come; of a key, the first and what waits right behind it."""
+        rows = self.read("due_in_lane", (lease.handler_id, self.store_ms(), limit, lane))
+        return self._open_deliveries(lease, rows, limit)
+
+    def _open_deliveries(self, lease: Lease, rows: list[tuple[Any, ...]], limit: int) -> list[OpenDelivery]:
         if not rows:
             return []
         for row in list(rows):
@@ -243,6 +277,11 @@ class SqliteStore:
         rows = self.read("next_due", (lease.handler_id,))
         return int(rows[0][0]) if rows else None
 
+    async def read_effect(self, event_id: str, handler: str, name: str) -> Effect | None:
+        """What is known of one call to the outside."""
+        rows = self.read("effect", (event_id, handler, name))
+        return effect_of(rows[0]) if rows else None
+
     def next_timer_ms(self) -> int | None:
         """In how many milliseconds the next timer is due; None if none waits."""
         return timers.next_timer_ms(self)
@@ -255,13 +294,13 @@ class SqliteStore:
 
     def listen(self, types: Iterable[str], wake: Callable[[], None]) -> Callable[[], None]:
         """Call *wake* after commits that may have appended one of *types* (none given: after any)."""
-        sets = [self._listeners.setdefault(type_, set()) for type_ in types] or [self._everything]
-        for listeners in sets:
-            listeners.add(wake)
+        chosen = [self._listeners.setdefault(type_, {}) for type_ in types] or [self._everything]
+        for listeners in chosen:
+            listeners[wake] = None
 
         def forget() -> None:
-            for listeners in sets:
-                listeners.discard(wake)
+            for listeners in chosen:
+                listeners.pop(wake, None)
 
         return forget
 
@@ -294,7 +333,7 @@ class SqliteStore:
         self._bell.forget_seen()
         changes = self.writer.connection.total_changes
         with contextlib.suppress(FileNotFoundError):
-            is_large = self.wal_bytes() > CHECKPOINT_BYTES
+            is_large = self.place.wal_bytes() > CHECKPOINT_BYTES
             if is_large or changes - self._copied_changes >= CHECKPOINT_ROWS:
                 self._copied_changes = changes
                 await self.writer.exclusive(partial(checkpoint, empty=is_large))
@@ -302,7 +341,3 @@ class SqliteStore:
     def neighbours(self) -> dict[str, frozenset[str]]:
         """The services of every live worker on this file, this one included, by owner."""
         return self._life.neighbours()
-
-    def wal_bytes(self) -> int:
-        """The size of the write-ahead log. ``stat`` opens nothing, so no lock of SQLite's is lost."""
-        return self.path.with_name(self.path.name + "-wal").stat().st_size

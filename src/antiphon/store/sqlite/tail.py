@@ -49,7 +49,7 @@ class Tail:
         found: list[LoggedEvent] = []
         for event in self._events[start:]:
             if event.envelope.type in types:
-                if event.origin == INTERNAL:
+                if event.origin == INTERNAL or event.envelope.target is not None:
                     break  # who is owed one of these, the database knows
                 found.append(event)
                 if len(found) == limit:

@@ -40,6 +40,6 @@ async def fire_timers(store: SqliteStore, occur: Callable[[Timer], tuple[Envelop
 
 
 def _timer(row: Any) -> Timer:
-    timer_id, due_ms, clock, recurrence, type_, version, key, service, correlation, causation, trace, origin, data = row
-    envelope = Envelope(timer_id, type_, version, key, service, 0, data, correlation or timer_id, causation, trace)
+    timer_id, due_ms, clock, recurrence, type_, version, key, service, correlation, *rest, origin, data = row
+    envelope = Envelope(timer_id, type_, version, key, service, 0, data, correlation or timer_id, *rest)
     return Timer(timer_id, due_ms, clock, recurrence, envelope, origin)

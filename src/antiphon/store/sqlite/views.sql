@@ -27,7 +27,8 @@ SELECT l.id                                                            AS EVENT_
 FROM antiphon_log AS l
 JOIN antiphon_subscriptions AS s ON s.type = l.type AND l.seq > s.start_seq
 JOIN antiphon_handlers AS h ON h.id = s.handler_id
-     AND (l.addressee = h.id OR l.addressee IS NULL AND (l.origin <> 2 OR l.service = h.service))
+     AND (l.addressee = h.id OR l.addressee IS NULL AND (l.origin <> 2 OR l.service = h.service)
+          AND (l.target IS NULL OR l.target = h.service))
 LEFT JOIN antiphon_deliveries AS d ON d.handler_id = h.id AND d.seq = l.seq;
 
 -- What was received from outside this store.
@@ -47,7 +48,7 @@ SELECT DISTINCT l.id AS EVENT_ID, l.type AS TOPIC, l.service AS SOURCE_SERVICE, 
 FROM antiphon_log AS l
 LEFT JOIN antiphon_subscriptions AS s ON s.type = l.type AND l.seq > s.start_seq
 LEFT JOIN antiphon_handlers AS h ON h.id = s.handler_id
-WHERE l.addressee IS NULL OR l.addressee = h.id;
+WHERE (l.addressee IS NULL OR l.addressee = h.id) AND (l.target IS NULL OR h.service IS NULL OR l.target = h.service);
 
 -- The dead letters that wait for somebody's decision.
 DROP VIEW IF EXISTS antiphon_dead_letters;
@@ -60,3 +61,35 @@ FROM antiphon_deliveries AS d
 JOIN antiphon_handlers AS h ON h.id = d.handler_id
 JOIN antiphon_log AS l ON l.seq = d.seq
 WHERE d.status IN ('ERROR', 'FAILED') AND d.archived IS NULL;
+
+-- What a service asked of another, and what has come of it. ANSWERED, REFUSED, TIMED_OUT (as its requester saw it
+-- first), or WAITING; in the store of the service that was asked, as that one answered.
+DROP VIEW IF EXISTS antiphon_requests;
+CREATE VIEW antiphon_requests AS
+SELECT l.id AS EVENT_ID, l.type AS MESSAGE_TYPE,
+       CASE a.type WHEN 'antiphon.timed-out' THEN 'TIMED_OUT' WHEN 'antiphon.refused' THEN 'REFUSED'
+            ELSE CASE WHEN a.id IS NULL THEN 'WAITING' ELSE 'ANSWERED' END END AS STATUS,
+       l.service AS SOURCE_SERVICE, l.target AS TARGET_SERVICE, l.key AS EVENT_KEY,
+       coalesce(l.correlation_id, l.id) AS CORRELATION_ID, a.id AS RESPONSE_ID,
+       strftime('%Y-%m-%dT%H:%M:%fZ', l.deadline_ms / 1000.0, 'unixepoch') AS DEADLINE_DTTM,
+       CAST(l.data AS TEXT) AS PAYLOAD, l.service AS CREATED_BY,
+       strftime('%Y-%m-%dT%H:%M:%fZ', l.time_ms / 1000.0, 'unixepoch') AS CREATED_DTTM,
+       coalesce(a.service, l.service) AS UPDATED_BY,
+       strftime('%Y-%m-%dT%H:%M:%fZ', coalesce(a.time_ms, l.time_ms) / 1000.0, 'unixepoch') AS UPDATED_DTTM
+FROM antiphon_log AS l
+LEFT JOIN antiphon_log AS a ON a.seq = (
+    SELECT min(seq) FROM antiphon_log WHERE correlation_id = coalesce(l.correlation_id, l.id) AND request_id = l.id)
+WHERE l.target IS NOT NULL AND l.request_id IS NULL;
+
+-- What answered requests. The first answer counts; what comes after it, a reply after the time-out, is LATE.
+DROP VIEW IF EXISTS antiphon_responses;
+CREATE VIEW antiphon_responses AS
+SELECT l.id AS EVENT_ID, l.request_id AS REQUEST_ID, l.type AS MESSAGE_TYPE,
+       CASE l.type WHEN 'antiphon.timed-out' THEN 'TIMED_OUT' WHEN 'antiphon.refused' THEN 'REFUSED'
+            ELSE 'ANSWERED' END AS STATUS,
+       l.seq > (SELECT min(seq) FROM antiphon_log
+                WHERE correlation_id = l.correlation_id AND request_id = l.request_id) AS LATE,
+       l.service AS SOURCE_SERVICE, l.target AS TARGET_SERVICE, coalesce(l.correlation_id, l.id) AS CORRELATION_ID,
+       CAST(l.data AS TEXT) AS PAYLOAD, l.service AS CREATED_BY,
+       strftime('%Y-%m-%dT%H:%M:%fZ', l.time_ms / 1000.0, 'unixepoch') AS CREATED_DTTM
+FROM antiphon_log AS l WHERE l.request_id IS NOT NULL;

@@ -19,7 +19,7 @@ from typing import Any
 from antiphon.errors import StoreError
 from antiphon.ports import Clock
 from antiphon.store.sqlite.connection import is_busy, translated
-from antiphon.store.sqlite.host import Gate
+from antiphon.store.sqlite.place import Gate
 from antiphon.store.sqlite.tail import Run
 
 log = logging.getLogger("antiphon.store")
@@ -41,7 +41,7 @@ class Group:
         self.started_ms = started_ms
         self.durable = durable
         self.members = 0
-        self.types: set[str] = set()
+        self.types: dict[str, None] = {}
         self.runs: list[Run] = []
 
 
@@ -83,9 +83,9 @@ class Writer:
             if joined:
                 with translated(self._path):
                     self.connection.execute("RELEASE antiphon_unit")
-        except BaseException:
+        except BaseException as error:
             self._holder = None
-            await self._abandon(group, joined)
+            await self._abandon(group, joined, error)
             raise
         self._holder = None
         group.members += 1
@@ -147,22 +147,23 @@ class Writer:
             await self._clock.sleep(pause * (0.5 + self._clock.random()))
             pause = min(pause * 2, 0.05)
 
-    async def _abandon(self, group: Group, joined: bool) -> None:
+    async def _abandon(self, group: Group, joined: bool, error: BaseException) -> None:
         """Undo the unit that failed; those before it in the group still commit."""
         group.runs.clear()  # what the tail does not get to know is read from the database
         try:
             if not self.connection.in_transaction:
                 # SQLite itself rolled back (disk full, I/O error): the whole group is gone.
-                self._fail(group, StoreError("the transaction was rolled back by SQLite", where=str(self._path)))
+                rolled_back = StoreError("the transaction was rolled back by SQLite", where=str(self._path))
+                self._fail(group, error if isinstance(error, StoreError) else rolled_back)
             elif joined:
                 self.connection.execute("ROLLBACK TO antiphon_unit")
                 self.connection.execute("RELEASE antiphon_unit")
             else:
                 self.connection.execute("ROLLBACK")
-        except sqlite3.Error as error:
+        except sqlite3.Error as refused:
             with suppress(sqlite3.Error):
                 self.connection.execute("ROLLBACK")
-            self._fail(group, StoreError(f"could not roll back ({error})", where=str(self._path)))
+            self._fail(group, StoreError(f"could not roll back ({refused})", where=str(self._path)))
         if group.members and not group.durable.done():
             await self._finish(group)
         else:

@@ -1,0 +1,1 @@
+"""Durable functions: a run is rows, moved on turn by turn by ordinary deliveries."""

@@ -1,0 +1,409 @@
+"""The promises as code: what must hold at every moment of a run, and what must hold when it has come to rest.
+
+Each is a function of the evidence that yields what is wrong. Its name, with the promise that it belongs to,
+is how a violation is called.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from antiphon.model.handlers import HandlerSpec
+from antiphon.model.retry import milliseconds
+from antiphon.ports import PUBLISHED, RECEIVED
+from antiphon.simulate.evidence import Evidence
+from antiphon.simulate.history import Effect, Logged, StoreHistory
+
+#: A timer that is due later than this is not waited for.
+_SOON_MS = 60_000
+_INEXACT_MS = 2
+
+Check = Callable[[Evidence], Iterator[str]]
+#: By name, what must hold at every moment, and what must hold at rest.
+ALONG: dict[str, Check] = {}
+END: dict[str, Check] = {}
+
+
+def _along(promise: str) -> Callable[[Check], Check]:
+    """Declare an invariant of every moment."""
+
+    def declare(check: Check) -> Check:
+        ALONG[f"{promise} {check.__name__}"] = check
+        return check
+
+    return declare
+
+
+def _at_end(promise: str) -> Callable[[Check], Check]:
+    """Declare an invariant of the state at rest."""
+
+    def declare(check: Check) -> Check:
+        END[f"{promise} {check.__name__}"] = check
+        return check
+
+    return declare
+
+
+# ---------------------------------------------------------------------- at every moment
+
+
+@_along("G1")
+def acknowledged_is_kept(seen: Evidence) -> Iterator[str]:
+    """An event whose publish was acknowledged is in its service's log, through every crash and power loss."""
+    for store in seen.history.stores.values():
+        wanted = {id_ for id_, service in seen.ledger.acknowledged.items() if service in store.services}
+        if wanted:
+            for id_ in sorted(wanted - store.has(wanted)):
+                yield f"event {id_} was acknowledged, and is not in the log of {store.name}"
+
+
+@_along("G1")
+def committed_is_kept(seen: Evidence) -> Iterator[str]:
+    """What could be read once is there ever after."""
+    for store in seen.history.stores.values():
+        events, effects = store.counts()
+        if events < len(store.log) or effects < len(store.effects):
+            yield (
+                f"{store.name} had {len(store.log)} events and {len(store.effects)} effects, "
+                f"and has {events} and {effects}"
+            )
+
+
+@_along("G1")
+def facts_stay(seen: Evidence) -> Iterator[str]:
+    """An event in a log is never changed."""
+    yield from _wrongs(seen, "G1 facts_stay")
+
+
+@_along("G2")
+def settled_is_done(seen: Evidence) -> Iterator[str]:
+    """A delivery is settled if and only if its effects are there: exactly one attempt of it was committed."""
+    for store in seen.history.stores.values():
+        for handler in store.handlers.values():
+            if handler.name not in seen.handlers:
+                continue
+            upto, whole = seen.settled_upto.get(handler.name, 0), True
+            for event in store.owed(handler, upto):
+                delivery = store.deliveries.get((handler.id, event.seq))
+                done = event.seq <= handler.seq and delivery is None
+                times = seen.took_effect[handler.name, event.id]
+                if done and not times:
+                    yield f"{handler.name} is past {event.type} {event.id}, which never took effect"
+                elif times and not done:
+                    status = delivery.status if delivery is not None else "UNPROCESSED"
+                    yield f"{event.type} {event.id} took effect in {handler.name}, and is {status}"
+                whole = whole and done
+                if whole:
+                    seen.settled_upto[handler.name] = event.seq
+
+
+@_along("G3")
+def effects_happen_once(seen: Evidence) -> Iterator[str]:
+    """Each event takes effect at most once in each handler."""
+    for effect in _new_effects(seen):
+        times = seen.took_effect[effect.handler, effect.event_id]
+        if times > 1:
+            yield f"{effect.event_id} took effect {times} times in {effect.handler}, last by {effect.owner}"
+
+
+@_along("G3")
+def only_the_owner_commits(seen: Evidence) -> Iterator[str]:
+    """An attempt takes effect only if its process still has the lease of its handler: the others are fenced off."""
+    for effect in _new_effects(seen):
+        if effect.owner != effect.lease_owner:
+            yield (
+                f"{effect.owner} committed {effect.event_id} in {effect.handler}, whose lease {effect.lease_owner} had"
+            )
+
+
+@_along("G3")
+def leases_change_hands_properly(seen: Evidence) -> Iterator[str]:
+    """A lease is taken only when it is free, has expired or its owner is dead; each owner has a token of its own."""
+    for store in seen.history.stores.values():
+        now = seen.store_ms(store.name) if store.takeovers else None
+        for change in store.takeovers:
+            if change.epoch < change.old_epoch:
+                yield f"the epoch of {change.handler} went from {change.old_epoch} to {change.epoch}"
+            elif change.owner is not None and change.epoch == change.old_epoch:
+                yield f"{change.owner} has {change.handler} under the epoch {change.epoch} of {change.old_owner}"
+            robbed = change.old_owner is not None and change.owner not in (None, change.old_owner)
+            if robbed and change.old_owner not in seen.ledger.dead and now is not None and change.until_ms > now:
+                left = change.until_ms - now
+                yield f"{change.owner} took {change.handler} from {change.old_owner}, whose lease has {left} ms left"
+
+
+@_along("G3")
+def follow_ups_happen_once(seen: Evidence) -> Iterator[str]:
+    """What committed attempts publish is in the log, once, with their effects; nothing of other attempts is."""
+    for what in sorted(_touched(seen)):
+        service, event_id, type_ = what
+        announced, followed = seen.announced[what], seen.followed[what]
+        if announced != followed:
+            yield f"{service} has {followed} {type_} that follow from {event_id}; committed attempts made {announced}"
+
+
+@_along("G3")
+def cursors_never_go_back(seen: Evidence) -> Iterator[str]:
+    """Neither a handler's cursor nor a position of the bus ever goes back."""
+    yield from _wrongs(seen, "G3 cursors_never_go_back")
+
+
+@_along("G3")
+def nothing_comes_from_nowhere(seen: Evidence) -> Iterator[str]:
+    """What a service has received is in the log of the service that published it, word for word."""
+    for store in seen.history.stores.values():
+        for event in seen.history.received(store):
+            producer = seen.history.of_service.get(event.service)
+            if producer is None:
+                continue
+            original = producer.by_id.get(event.id)
+            if original is None:
+                yield f"{store.name} has received {event.type} {event.id}, which {event.service} has not published"
+            elif (original.type, original.key, original.data) != (event.type, event.key, event.data):
+                yield f"{store.name} has received {event.id} other than {event.service} published it"
+
+
+@_along("G3")
+def requests_happen_once(seen: Evidence) -> Iterator[str]:
+    """A request that is sent again under its Idempotency-Key takes effect once, and is answered the same."""
+    for asked in seen.ledger.asked.values():
+        if not asked.repeatable:
+            continue
+        begun, answered = seen.begun.get(asked.traceparent, set()), set(asked.answers)
+        if len(begun) > 1:
+            yield f"{asked.key} ({asked.what}) took effect as {' and as '.join(sorted(begun))}"
+        if len(answered) > 1:
+            yield f"{asked.key} ({asked.what}) was answered with {' and with '.join(sorted(answered))}"
+        if asked.refused and begun:
+            yield f"{asked.key} ({asked.what}) was refused, and took effect as {min(begun)}"
+
+
+@_along("G4")
+def keys_keep_their_order(seen: Evidence) -> Iterator[str]:
+    """Events of one key take effect in a handler in the order of the log, whatever is tried again."""
+    for effect in _new_effects(seen):
+        if effect.key is None:
+            continue
+        before = seen.newest_of_key.get((effect.handler, effect.key))
+        if before is not None and before.seq > effect.seq:
+            yield f"{effect.handler} took {effect.event_id} of key {effect.key!r} after {before.event_id}"
+        seen.newest_of_key[effect.handler, effect.key] = effect
+
+
+@_along("G4")
+def the_bus_keeps_order(seen: Evidence) -> Iterator[str]:
+    """Events of one service and key are received in the order in which they were published."""
+    for store in seen.history.stores.values():
+        for event in seen.history.received(store):
+            producer = seen.history.of_service.get(event.service)
+            original = producer.by_id.get(event.id) if producer else None
+            if original is None or event.key is None:
+                continue
+            lane = (store.name, event.service, event.key)
+            before = seen.newest_received.get(lane)
+            if before is not None and before[0] > original.seq:
+                yield f"{store.name} received {event.id} of key {event.key!r} after {before[1]}"
+            seen.newest_received[lane] = (original.seq, event.id)
+
+
+@_along("G5")
+def attempts_are_bounded(seen: Evidence) -> Iterator[str]:
+    """Nothing is tried more often than its retry policy allows, and no dead letter is made before that."""
+    for store in seen.history.stores.values():
+        if not store.deliveries:
+            continue
+        failed, crashed = store.attempts_on_record("failed"), store.attempts_on_record("crashed")
+        names = {handler.id: handler.name for handler in store.handlers.values()}
+        events = {event.seq: event for event in store.log}
+        for (handler_id, seq), delivery in store.deliveries.items():
+            spec = seen.handlers.get(names.get(handler_id, ""))
+            if spec is None:
+                continue
+            times = failed.get((handler_id, seq), 0)
+            if times > spec.retry.attempts:
+                yield f"{spec.name} has tried {events[seq].id} {times} times; {spec.retry.attempts} are allowed"
+            deaths = crashed.get((handler_id, seq), 0)
+            if delivery.dead and (why := _innocence(seen, spec, events[seq], delivery.status, times, deaths)):
+                yield f"{events[seq].id} is {delivery.status} in {spec.name} ({delivery.reason}): {why}"
+
+
+@_along("G5")
+def dead_letters_say_why(seen: Evidence) -> Iterator[str]:
+    """A dead letter has a reason, and a status that says that it is one."""
+    for store in seen.history.stores.values():
+        for delivery in store.deliveries.values():
+            if delivery.dead and not delivery.reason:
+                yield f"the dead letter at {delivery.seq} of {store.name} has no reason"
+
+
+@_along("G7")
+def everything_has_a_cause(seen: Evidence) -> Iterator[str]:
+    """What caused an event is in the log before it, and both belong to one process."""
+    for store in seen.history.stores.values():
+        for event in store.new_log:
+            if event.causation_id is None or event.origin == RECEIVED:
+                continue
+            cause = store.by_id.get(event.causation_id)
+            if cause is None or cause.seq >= event.seq:
+                yield f"{event.type} {event.id} says that {event.causation_id} caused it, which is not before it"
+            elif cause.correlation_id != event.correlation_id:
+                yield f"{event.type} {event.id} belongs to another process than its cause {cause.id}"
+
+
+@_along("G8")
+def bystanders_are_not_blamed(seen: Evidence) -> Iterator[str]:
+    """Only an event that ran alone is blamed for the death of its process."""
+    yield from _wrongs(seen, "G8 bystanders_are_not_blamed")
+    yield from seen.not_alone
+    seen.not_alone.clear()
+
+
+@_along("G5")
+def timers_are_not_early(seen: Evidence) -> Iterator[str]:
+    """A delayed event is handled no sooner than it is due."""
+    for store in seen.history.stores.values():
+        for effect in store.new_effects:
+            due_ms, clock = store.timers.get(effect.event_id, (0, ""))
+            if clock == "store" and effect.store_ms < due_ms:
+                yield f"{effect.handler} had {effect.event_id} {due_ms - effect.store_ms} ms before it was due"
+
+
+@_along("G5")
+def no_wall_clock_moves_a_store(seen: Evidence) -> Iterator[str]:
+    """While a machine is up its stores' clocks run with time itself: leases and retries go by them."""
+    boot, now_ms = seen.ledger.power_losses, round(seen.ledger.now() * 1000)
+    for store in seen.history.stores.values():
+        store_ms = seen.store_ms(store.name)
+        if store_ms is None:
+            continue
+        offset = store_ms - now_ms
+        before = seen.clock_offsets.setdefault(store.name, (boot, offset))
+        if before[0] == boot and abs(before[1] - offset) > _INEXACT_MS:
+            yield f"the clock of {store.name} was moved by {offset - before[1]} ms"
+        seen.clock_offsets[store.name] = (boot, offset)
+
+
+# ---------------------------------------------------------------------- at rest
+
+
+@_at_end("G3")
+def what_was_published_arrives(seen: Evidence) -> Iterator[str]:
+    """Every event is in the log of every service that handles it."""
+    yield from (f"{store.name} has not received {event.type} {event.id}" for store, event in _missing(seen))
+
+
+@_at_end("G5")
+def nothing_is_left_over(seen: Evidence) -> Iterator[str]:
+    """When the faults have ended, everything comes to rest: handled, or a dead letter."""
+    yield from pending(seen)
+
+
+@_at_end("G5")
+def timers_fire_once(seen: Evidence) -> Iterator[str]:
+    """A timer that is gone has fired or was cancelled; one that is due fires."""
+    for store in seen.history.stores.values():
+        waiting = {id_ for id_, _, _ in store.waiting_timers()}
+        for id_ in store.timers:
+            if id_ in waiting and id_ in store.by_id:
+                yield f"the timer {id_} of {store.name} has fired, and is still there"
+
+
+@_at_end("G7")
+def dead_letters_have_a_history(seen: Evidence) -> Iterator[str]:
+    """Of a dead letter that failed, every failed attempt is on record."""
+    for store in seen.history.stores.values():
+        failed = store.attempts_on_record("failed")
+        for (handler_id, seq), delivery in store.deliveries.items():
+            if delivery.dead and failed.get((handler_id, seq), 0) < delivery.attempts:
+                yield f"not all {delivery.attempts} attempts of the dead letter at {seq} of {store.name} are on record"
+
+
+@_at_end("G1")
+def the_files_are_sound(seen: Evidence) -> Iterator[str]:
+    """SQLite finds nothing wrong with any file."""
+    for store in seen.history.stores.values():
+        yield from (f"{store.name}: {found}" for found in store.damage())
+    yield from (f"bus: {found}" for found in seen.history.bus_damage())
+
+
+def pending(seen: Evidence) -> Iterator[str]:
+    """What has not come to rest."""
+    for store in seen.history.stores.values():
+        names = {handler.id: handler.name for handler in store.handlers.values()}
+        for handler in store.handlers.values():
+            if handler.name in seen.handlers:
+                fresh = store.owed(handler, handler.seq)
+                if fresh:
+                    yield f"{handler.name} has not handled {fresh[0].type} {fresh[0].id} and {len(fresh) - 1} more"
+        for delivery in store.deliveries.values():
+            if not delivery.dead and names.get(delivery.handler_id) in seen.handlers:
+                yield f"{names[delivery.handler_id]} has position {delivery.seq} in {delivery.status}"
+        now = seen.store_ms(store.name)
+        for id_, due_ms, clock in store.waiting_timers():
+            if clock == "store" and now is not None and due_ms <= now + _SOON_MS:
+                yield f"the timer {id_} of {store.name} has not fired"
+    yield from (f"{store.name} has not received {event.type} {event.id}" for store, event in _missing(seen))
+
+
+# ---------------------------------------------------------------------- what they share
+
+
+def _new_effects(seen: Evidence) -> Iterator[Effect]:
+    for store in seen.history.stores.values():
+        yield from store.new_effects
+
+
+def _wrongs(seen: Evidence, name: str) -> Iterator[str]:
+    """What triggers have noted under the name of an invariant."""
+    for store in seen.history.stores.values():
+        yield from (f"{store.name}: {text}" for invariant, text in store.wrongs if invariant == name)
+
+
+def _touched(seen: Evidence) -> set[tuple[str, str, str]]:
+    """The follow-ups that something new has to do with."""
+    touched = set()
+    for store in seen.history.stores.values():
+        for effect in store.new_effects:
+            service = seen.handlers[effect.handler].service
+            touched |= {(service, effect.event_id, type_) for type_ in msgspec.json.decode(effect.published)}
+        for event in store.new_log:
+            if event.causation_id is not None and event.origin != RECEIVED and not store.is_timed(event):
+                touched.add((event.service, event.causation_id, event.type))
+    return touched
+
+
+def _missing(seen: Evidence) -> Iterator[tuple[StoreHistory, Logged]]:
+    """Events that a service handles, another has published, and its store has not."""
+    if not seen.history.has_bus:
+        return
+    for producer in seen.history.stores.values():
+        for event in producer.log:
+            if event.origin != PUBLISHED or event.service not in producer.services:
+                continue
+            for service, types in seen.handled_by.items():
+                store = seen.history.of_service[service]
+                if store is not producer and event.type in types and event.id not in store.by_id:
+                    yield store, event
+
+
+def _innocence(seen: Evidence, spec: HandlerSpec, event: Logged, status: str, failed: int, crashed: int) -> str | None:
+    """Why the event should be no dead letter; None if it has earned it."""
+    attempts = seen.ledger.attempts.get((spec.name, event.id), [])
+    outcomes = Counter(attempt.outcome for attempt in attempts)
+    if status == "ERROR":
+        # One that could not even be decoded was never attempted.
+        return "no attempt of it was refused" if attempts and not outcomes["rejected"] else None
+    retry = spec.retry
+    if failed >= retry.attempts or crashed >= retry.crashes:
+        return None
+    if not outcomes["raised"] + outcomes["cancelled"]:
+        return "no attempt of it has failed"
+    if retry.give_up or retry.on != (Exception,):
+        return None
+    age_ms = (seen.ledger.now() - attempts[0].began) * 1000
+    if age_ms >= milliseconds(retry.max_age) - milliseconds(retry.cap):
+        return None
+    return f"it has failed {failed} times in {age_ms:.0f} ms, and may {retry.attempts} times"
