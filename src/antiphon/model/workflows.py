@@ -57,7 +57,7 @@ RUN_TRANSITIONS: dict[RunState, dict[RunState, str]] = {
     },
     RunState.WAITING: {RunState.RUNNING: "what it waited for is there", RunState.PAUSED: _HALTS[RunState.PAUSED]},
     RunState.COMPENSATING: {
-        RunState.RUNNING: "the retry is due, or the answer is there",
+        RunState.RUNNING: "what the undo waited for is there",
         RunState.PAUSED: _HALTS[RunState.PAUSED],
     },
     RunState.PAUSED: {RunState.RUNNING: "a person resumed or cancelled it"},
