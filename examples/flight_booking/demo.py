@@ -1,7 +1,7 @@
 """The flight booking as ``antiphon demo`` shows it: most bookings are fine, some are declined, some flights fill up."""
 
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from antiphon.demo.chance import Chance
@@ -55,7 +55,7 @@ def subject() -> Subject:
         statuses=("CREATED", "PAID", "SEATED", "TICKETED", "CANCELLED"),
         ends={"TICKETED": "green", "CANCELLED": "yellow"},
         last_events=("TicketIssued", "PaymentRefunded", "PaymentFailed"),
-        audit_sql=files(__package__).joinpath("audit.sql").read_text(encoding="utf-8"),
+        audit_sql=Path(__file__).with_name("audit.sql").read_text(encoding="utf-8"),
         summary=_summary,
         addresses=(("/flights", "the flights, and the seats left"),),
         hint=f"book {flights[0].number} in the API with a card that ends in 0002: it is declined",
