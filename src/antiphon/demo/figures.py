@@ -81,9 +81,9 @@ async def last_traces(runtime: Runtime) -> list[Trace]:
 
 
 def _bus(runtime: Runtime) -> SqliteStore:
-    if runtime.bus is None:
+    if runtime.hub is None:
         raise AntiphonError("the demo looks at the bus between services, and there is none", where=runtime.name)
-    return runtime.bus.store
+    return runtime.hub
 
 
 async def _number(store: SqliteStore, sql: str) -> int:
