@@ -102,9 +102,9 @@ class Play:
             app.run_in(self._data, clock=self._clock) as runtime,
             self._serve(app, runtime, port=self._options.port) as address,
         ):
-            if runtime.bus is None:
+            if runtime.hub is None:
                 raise AntiphonError("the demo looks at the bus between services, and there is none", where=app.name)
-            yield _Running(address.url, Looker(self._subject, runtime.stores, runtime.bus.store))
+            yield _Running(address.url, Looker(self._subject, runtime.stores, runtime.hub))
 
     @asynccontextmanager
     async def _in_processes(self, kill_every_s: float) -> AsyncIterator[_Running]:
