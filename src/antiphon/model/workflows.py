@@ -51,12 +51,15 @@ _HALTS = {
 RUN_TRANSITIONS: dict[RunState, dict[RunState, str]] = {
     RunState.RUNNING: {
         RunState.WAITING: "every branch waits for a time, an event or a retry",
-        RunState.COMPENSATING: "an undo step waits for its retry",
+        RunState.COMPENSATING: "an undo waits for its retry or its answer",
         **_HALTS,
         **_ENDS,
     },
     RunState.WAITING: {RunState.RUNNING: "what it waited for is there", RunState.PAUSED: _HALTS[RunState.PAUSED]},
-    RunState.COMPENSATING: {RunState.RUNNING: "the retry is due", RunState.PAUSED: _HALTS[RunState.PAUSED]},
+    RunState.COMPENSATING: {
+        RunState.RUNNING: "what the undo waited for is there",
+        RunState.PAUSED: _HALTS[RunState.PAUSED],
+    },
     RunState.PAUSED: {RunState.RUNNING: "a person resumed or cancelled it"},
     RunState.STUCK: {
         RunState.RUNNING: "a person resumed it, skipped the undo step, or cancelled it",

@@ -170,7 +170,10 @@ class World(Assertions):
         loop = asyncio.get_running_loop()
         deadline = loop.time() + patience.total_seconds()
         while True:
-            await self.clock.rest()
+            try:
+                await self.clock.rest()
+            except TimeoutError as error:
+                raise WorldFailure(f"{error}\n\n{self.timeline()}") from error
             busy = [name for each in self._running.values() for name in each.at_work()]
             if not busy and not self._deaths:
                 return
