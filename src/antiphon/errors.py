@@ -153,5 +153,9 @@ class StoreVersion(StoreError):
     """The store was written by a version of Antiphon that this one cannot read."""
 
 
+class BusError(AntiphonError):
+    """The bus cannot be reached, or has not confirmed. Nothing is lost: what waits for it waits in the logs."""
+
+
 class LeaseLost(StoreError):
     """Another worker has taken the handler over; this one's unsettled work is rolled back."""

@@ -16,7 +16,7 @@ from antiphon.runtime.workflow import gathering, undoing
 from antiphon.runtime.workflow.attempting import Attempt, carry_out
 from antiphon.runtime.workflow.children import Startable, await_child
 from antiphon.runtime.workflow.steps import callee, write
-from antiphon.runtime.workflow.turn import BRANCH, SIGNAL, Taken, Turn, Undoable, wait_address
+from antiphon.runtime.workflow.turn import BRANCH, SIGNAL, Taken, Turn, Undoable, UndoableRequest, wait_address
 from antiphon.store.sqlite import workflows as rows
 
 if TYPE_CHECKING:
@@ -193,13 +193,20 @@ class Workflow:
 
         return await self._wait(name, read, meant, timeout)  # type: ignore[no-any-return]
 
-    async def request(self, command: object, *replies: type[T], timeout: timedelta | None = None) -> T:
+    async def request(
+        self, command: object, *replies: type[T], timeout: timedelta | None = None, undo: object | None = None
+    ) -> T:
         """Publish *command*, and return the event of *replies* that was published because of it.
 
-        A reply that comes too late is kept and taken by nobody. Raises as `publish` and `wait_for`.
+        A reply that comes too late is kept and taken by nobody. *undo* is a command that takes back what *command*
+        may have done: when the run is undone it is sent whatever the answer was, or if there was none, and its own
+        answer is awaited; if it is refused, the run is STUCK. Raises as `publish` and `wait_for`.
         """
         name, read = self._awaited(replies)
-        command_id = self.publish(command)
+        position, command_id = self._publish(command)
+        if undo is not None:
+            self._awaited(undoing.replies_to(undo))
+            self._turn.undoable.append(UndoableRequest(position, self._turn.journal[position].nr, name, undo))
 
         def meant(arrival: rows.Arrival) -> bool:
             return arrival.causation_id == command_id
@@ -297,12 +304,16 @@ class Workflow:
 
     def publish(self, event: object) -> str:
         """Publish *event*, once; returns its id. Raises InvalidEvent, NotAnnotated."""
+        return self._publish(event)[1]
+
+    def _publish(self, event: object) -> tuple[str, str]:
+        """The position and the id of the event that `publish` publishes."""
         turn = self._turn
         name = event_type_of(event).name
         position, record = turn.find(Kind.PUBLISH, name)
         if record is None:
             record = turn.close(position, Kind.PUBLISH, name, write(turn.publish(event).id))
-        return msgspec.json.decode(record.result or b"null", type=str)
+        return position, msgspec.json.decode(record.result or b"null", type=str)
 
     def now(self) -> datetime:
         """The time, in UTC, as it was at the first passage."""
