@@ -103,6 +103,7 @@ class Transaction:
         "_unit",
         "effects",
         "outgoing",
+        "unmarked",
         "wrote",
     )
 
@@ -126,6 +127,8 @@ class Transaction:
         self.outgoing: list[tuple[Envelope, int]] = []
         self.effects: Effects | None = None
         self.wrote = False
+        #: Whether the batch has something of it that cannot be undone by itself.
+        self.unmarked = False
 
     # ------------------------------------------------------------------ for handlers and routes
 
@@ -319,6 +322,7 @@ class Transaction:
     async def unmarked_unit(self) -> Unit:
         """The write transaction, for what cannot be undone by itself: if it fails, so does the whole batch."""
         if self._unit is not None and self._attached and not self._over:
+            self.unmarked = True
             return self._unit
         return await self._begin()
 
