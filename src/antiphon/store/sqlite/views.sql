@@ -93,3 +93,18 @@ SELECT l.id AS EVENT_ID, l.request_id AS REQUEST_ID, l.type AS MESSAGE_TYPE,
        CAST(l.data AS TEXT) AS PAYLOAD, l.service AS CREATED_BY,
        strftime('%Y-%m-%dT%H:%M:%fZ', l.time_ms / 1000.0, 'unixepoch') AS CREATED_DTTM
 FROM antiphon_log AS l WHERE l.request_id IS NOT NULL;
+
+-- Working data: what a process keeps between its steps, a row a run of a workflow. WORKING_DATA is what each of its calls
+-- has come to so far, in order; STATE what the run shows of itself.
+DROP VIEW IF EXISTS antiphon_working_data;
+CREATE VIEW antiphon_working_data AS
+SELECT r.id AS EVENT_ID, r.start_type AS MESSAGE_TYPE, r.workflow AS PROCESS, r.state AS STATUS, r.key AS EVENT_KEY,
+       r.correlation_id AS CORRELATION_ID, r.waiting AS WAITING, CAST(r.user_state AS TEXT) AS STATE,
+       (SELECT json_group_array(json_object('call', j.kind, 'name', j.name, 'mark', j.mark, 'attempts', j.attempts,
+                                            'result', json(CAST(j.result AS TEXT)), 'error', j.error))
+          FROM (SELECT * FROM antiphon_journal WHERE run = r.nr ORDER BY nr) AS j) AS WORKING_DATA,
+       substr(r.workflow, 1, instr(r.workflow, '.') - 1) AS CREATED_BY,
+       strftime('%Y-%m-%dT%H:%M:%fZ', r.started_ms / 1000.0, 'unixepoch') AS CREATED_DTTM,
+       substr(r.workflow, 1, instr(r.workflow, '.') - 1) AS UPDATED_BY,
+       strftime('%Y-%m-%dT%H:%M:%fZ', r.updated_ms / 1000.0, 'unixepoch') AS UPDATED_DTTM
+FROM antiphon_runs AS r;
