@@ -15,8 +15,8 @@ from antiphon.gateway.problems import DOCUMENTED, refusal
 from antiphon.model.envelope import Envelope
 from antiphon.ports import RECEIVED
 from antiphon.runtime.runtime import Runtime
+from antiphon.store.quarantine import quarantine
 from antiphon.store.sqlite.bus import SqliteBus
-from antiphon.store.sqlite.quarantine import quarantine
 from antiphon.wire import BATCH, STRUCTURED, from_http
 
 # The name under which the gateway sends to a bus; no service can bear it.

@@ -12,7 +12,7 @@ from antiphon.model.delivery import DEAD
 from antiphon.model.events import event_type_of
 from antiphon.model.views import DeliveryView, LoggedView, Trace, TracePart
 from antiphon.policy.tracing import merge
-from antiphon.store.sqlite.desk import Desk
+from antiphon.store.desk import Desk
 
 E = TypeVar("E")
 T = TypeVar("T")

@@ -17,7 +17,7 @@ from antiphon.model.retry import seconds
 from antiphon.policy.timeline import after, trace_lines
 from antiphon.policy.words import moment
 from antiphon.runtime.runtime import Runtime
-from antiphon.store.sqlite.desk import Desk
+from antiphon.store.desk import Desk
 from antiphon.store.sqlite.store import SqliteStore
 from antiphon.testing.assertions import Assertions, Handler, WorldFailure, handler_named
 from antiphon.testing.clock import START_MS, VirtualClock
