@@ -98,8 +98,8 @@ async def test_copies_of_all_stores_belong_together(tmp_path: Path) -> None:
     async with running(tmp_path / "one", *shop.services, own_stores=True, clock=clock) as world:
         writer = asyncio.ensure_future(keep_publishing(world, acknowledged))
         await until_some(acknowledged)
-        assert world.runtime.bus is not None
-        desks = [Desk(store) for store in (*world.runtime.stores.values(), world.runtime.bus.store)]
+        assert world.runtime.hub is not None
+        desks = [Desk(store) for store in (*world.runtime.stores.values(), world.runtime.hub)]
         reports = await backup_all(desks, tmp_path / "two")
         assert [Path(report.path).name for report in reports] == ["shop.db", "billing.db", "audit.db", "bus.db"]
         assert all(report.sound for report in reports)

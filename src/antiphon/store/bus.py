@@ -47,7 +47,7 @@ class LogBus:
         """How far the sender's log has been taken."""
         return (await self.store.positions()).get(f"outlet:{sender}", 0)
 
-    async def receive(self, after: Mapping[str, int], limit: int) -> list[LoggedEvent]:
+    async def receive(self, receiver: str, after: Mapping[str, int], limit: int) -> list[LoggedEvent]:
         """The next events of each type after its position, in the bus's order."""
         return await self.store.read_types(after, limit)
 

@@ -214,3 +214,7 @@ instr(lower({text}), lower(?))
 -- name: part_state_contains
 -- Whether what a run shows of itself contains a text.
 instr(CAST(user_state AS TEXT), ?) > 0
+
+-- name: part_of_ids
+-- Runs of a JSON list of ids.
+WHERE id IN (SELECT value FROM json_each(?)) ORDER BY nr

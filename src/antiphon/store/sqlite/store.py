@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,9 @@ class SqliteStore(SqlStore):
         if self._open:
             self._open = False
             self._bell.close()
+            # A statement that a task which never goes on has not read to its end would keep the lock.
+            with suppress(sqlite3.Error):
+                self.writer.connection.rollback()
             self._disconnect(self.writer.connection)
             self._gate.close()
             self._life.end()
