@@ -15,7 +15,7 @@ from antiphon.policy.words import moment, plain, shortened
 
 if TYPE_CHECKING:
     from antiphon.model.effects import Effect
-    from antiphon.store.sqlite.desk import Desk
+    from antiphon.store.desk import Desk
 
 Act = Callable[[list["Desk"], argparse.Namespace], Awaitable[int]]
 

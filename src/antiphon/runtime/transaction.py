@@ -164,6 +164,10 @@ class Transaction:
             raise _is_over()
         return await self._store.fetch_all(sql, parameters)
 
+    async def rows(self, name: str, *parameters: Any) -> list[Row]:
+        """All rows of a named block of the store's."""
+        return await self.fetch_all(self._store.query(name), *parameters)
+
     async def fetch_one(self, sql: str, *parameters: Any) -> Row | None:
         """The first row of a query, or None."""
         rows = await self.fetch_all(sql, *parameters)

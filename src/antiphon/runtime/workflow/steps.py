@@ -26,7 +26,7 @@ class Callee:
 
     def __init__(self, fn: Callable[..., Any]) -> None:
         where = getattr(fn, "__qualname__", repr(fn))
-        hints: Mapping[str, Any] = signatures.resolve(fn, _closure(fn), where) if inspect.isroutine(fn) else {}
+        hints: Mapping[str, Any] = signatures.resolve(fn, closure(fn), where) if inspect.isroutine(fn) else {}
         self.fn = fn
         self.name: str | None = getattr(fn, "__name__", None)
         self.given = signatures.injected(fn, hints, where, has_effects=True) if hints else ()
@@ -129,7 +129,7 @@ async def leave(turn: Turn) -> None:
         await asyncio.sleep(0)
 
 
-def _closure(fn: Callable[..., Any]) -> Mapping[str, Any]:
+def closure(fn: Callable[..., Any]) -> Mapping[str, Any]:
     """The names that a function inside a function can mean in its annotations."""
     plain = inspect.unwrap(fn)
     code, cells = getattr(plain, "__code__", None), getattr(plain, "__closure__", None)

@@ -17,7 +17,7 @@ from antiphon.policy import journal as journals
 from antiphon.ports import INTERNAL, Clock, Timer, Unit
 from antiphon.runtime.effects import Effects
 from antiphon.runtime.transaction import Transaction
-from antiphon.store.sqlite import workflows as rows
+from antiphon.store import workflows as rows
 
 
 class Parked(BaseException):
@@ -325,7 +325,7 @@ class Turn:
                 correlation, types = self.run.correlation_id, self.answers[record.position]
             else:
                 continue
-            arrived = await rows.arrivals(self.tx.fetch_all, self.run, correlation, types)
+            arrived = await rows.arrivals(self.tx.rows, self.run, correlation, types)
             if any(each.seq not in self.seen for each in arrived):
                 self.send(self.advance_envelope(Advance(self.run.id)))
                 return
