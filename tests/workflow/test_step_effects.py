@@ -15,9 +15,9 @@ from antiphon import Effects, Event, Retry, Service, Transaction, Workflow, days
 from antiphon.cli.exits import Exit
 from antiphon.cli.main import main
 from antiphon.model.effects import Effect
-from antiphon.store.sqlite.desk import Desk
-from antiphon.store.sqlite.effects import EffectDesk
-from antiphon.store.sqlite.maintenance import prune
+from antiphon.store.desk import Desk
+from antiphon.store.effects import EffectDesk
+from antiphon.store.maintenance import prune
 from antiphon.testing.clock import VirtualClock
 from tests.runtime.kit import World, running
 from tests.runtime.test_effects import Bank, Receipt, effects_of
