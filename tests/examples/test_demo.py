@@ -16,8 +16,10 @@ from typing import Any
 import pytest
 
 from antiphon.demo.audit import audit, questions
+from antiphon.demo.subject import subject_of
 
 ENVIRONMENT = {**os.environ, "PYTHONUNBUFFERED": "1"}
+BOOKINGS = subject_of("flight_booking")
 
 
 def command(*arguments: str) -> list[str]:
@@ -189,17 +191,17 @@ def test_the_audit_finds_what_is_wrong(
     data, facts = kept
     accepted, received = copied(data, tmp_path)
     assert len(accepted) == facts["accepted"]
-    assert audit(tmp_path, accepted, received).findings == {}
+    assert audit(BOOKINGS, tmp_path, accepted, received).findings == {}
 
     with closing(sqlite3.connect(tmp_path / f"{service}.db")) as connection, connection:
         ticketed = ticketed_booking(tmp_path)
         for statement in damage.split("; "):
             connection.execute(statement, (ticketed,) * statement.count("?"))
-    found = audit(tmp_path, accepted, received)
+    found = audit(BOOKINGS, tmp_path, accepted, received)
     assert not found.ok
     assert found.findings[finding] == 1
     assert found.total(finding.partition(":")[0]) >= 1
-    assert finding in questions()
+    assert finding in questions(BOOKINGS)
 
 
 def copied(source: Path, target: Path) -> tuple[list[str], dict[str, int]]:
