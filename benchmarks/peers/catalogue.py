@@ -6,7 +6,11 @@ from typing import NamedTuple
 
 
 class Entry(NamedTuple):
-    """A system of the comparison. *promise* is what its documentation says of an event whose worker is killed."""
+    """A system of the comparison.
+
+    *promise* is what its documentation says of an event whose worker is killed. *by_timeout*: such an event comes again
+    when a time is over, so that it has to be waited for.
+    """
 
     title: str
     libraries: tuple[str, ...]
@@ -15,6 +19,7 @@ class Entry(NamedTuple):
     settings: str
     durable: str
     promise: str
+    by_timeout: bool = False
     phases: tuple[str, ...] = ("steady", "kill")
 
 
@@ -29,6 +34,15 @@ CATALOGUE: dict[str, Entry] = {
         effects="the same file and transaction, WAL, `synchronous=FULL`",
         settings="Embedded: three services share one file and are handled in the publishing process. Defaults. "
         "In the kill test the handlers have a process of their own, `antiphon run`.",
+        durable="yes, before `publish` returns",
+        promise="effectively once",
+    ),
+    "antiphon_processes": Entry(
+        title="Antiphon, SQLite, two processes",
+        libraries=("antiphon",),
+        server="",
+        effects="the same file and transaction, WAL, `synchronous=FULL`",
+        settings="The same app; its handlers run in a process of their own, `antiphon run`, all along.",
         durable="yes, before `publish` returns",
         promise="effectively once",
     ),
@@ -54,6 +68,7 @@ CATALOGUE: dict[str, Entry] = {
         "tasks, each waits for the server's acknowledgement. Pydantic models.",
         durable="written, synced every 2 minutes (the server's default)",
         promise="at least once",
+        by_timeout=True,
     ),
     "faststream_nats": Entry(
         title="FastStream, core NATS",
@@ -75,6 +90,7 @@ CATALOGUE: dict[str, Entry] = {
         "pending for 5 s; 64 publishing tasks. Pydantic models.",
         durable=_IN_REDIS,
         promise="at least once",
+        by_timeout=True,
     ),
     "faststream_rabbitmq": Entry(
         title="FastStream, RabbitMQ",
@@ -84,7 +100,7 @@ CATALOGUE: dict[str, Entry] = {
         settings="One worker process; durable classic queues, persistent messages, publisher confirms, prefetch "
         "100; 64 publishing tasks. "
         "Pydantic models.",
-        durable="written and confirmed, synced by the server in its own time",
+        durable="written before the confirmation",
         promise="at least once",
     ),
     "celery_redis": Entry(
@@ -98,6 +114,7 @@ CATALOGUE: dict[str, Entry] = {
         "other.",
         durable=_IN_REDIS,
         promise="at least once (with late acknowledgement)",
+        by_timeout=True,
     ),
     "dramatiq_redis": Entry(
         title="dramatiq, Redis",
@@ -109,6 +126,7 @@ CATALOGUE: dict[str, Entry] = {
         "other.",
         durable=_IN_REDIS,
         promise="at least once",
+        by_timeout=True,
     ),
     "taskiq_redis": Entry(
         title="taskiq, Redis streams",
@@ -119,6 +137,7 @@ CATALOGUE: dict[str, Entry] = {
         "64 publishing tasks.",
         durable=_IN_REDIS,
         promise="at least once",
+        by_timeout=True,
     ),
     "huey_sqlite": Entry(
         title="huey, SQLite",
@@ -160,6 +179,7 @@ CATALOGUE: dict[str, Entry] = {
         "retried after 5 s by the periodic task that its documentation shows.",
         durable="yes",
         promise="at least once, with that task",
+        by_timeout=True,
     ),
     "eventsourcing_sqlite": Entry(
         title="eventsourcing, SQLite",

@@ -34,6 +34,8 @@ WINDOW = 4096
 START_WITHIN_S = 30.0
 #: After how long without any progress what is missing counts as lost.
 _GIVE_UP_S = 10.0
+#: How long nothing may change before everything has come to rest, redelivery by time-out aside.
+_QUIET_S = 4.0
 _PROBE = 400
 _AT_LEAST, _AT_MOST = 200, 150_000
 
@@ -95,6 +97,7 @@ class Fixture:
 
     def __init__(self, system: System, entry: Entry) -> None:
         self.system = system
+        self.entry = entry
         self.workers = Workers(system.WORKER)
         self.ledger = Ledger(system.DATABASE)
         self._server = SERVERS[entry.server].process if entry.server else ""
@@ -217,7 +220,7 @@ async def kill(name: str, plan: dict[str, Any]) -> dict[str, Any]:
             fixture.workers.start()
             await _kills(fixture, plan["kills"], published // (plan["kills"] + 2), chance)
             others = 0
-            await _at_rest(fixture, published, quiet_s=2.0)
+            await _at_rest(fixture, published)
         else:
             fixture.workers.start()
             async with fixture.system.publishing(handling=False) as publish:
@@ -225,12 +228,12 @@ async def kill(name: str, plan: dict[str, Any]) -> dict[str, Any]:
                 others = fixture.ledger.counted()
                 rate = min(plan["rate"] * 2, plan["events_per_second"] / 3)
                 async with _pouring(publish, "kill", rate) as poured:
-                    await _kills(fixture, plan["kills"], 20, chance)
+                    await _kills(fixture, plan["kills"], max(_STEP, int(rate / 2)), chance)
                 published = poured.count
                 async with _pouring(publish, "later", _TRICKLE) as later:
-                    await _at_rest(fixture, published, quiet_s=job.REDELIVERY_S + 5.0)
-                await _at_rest(fixture, published, quiet_s=1.0)
+                    await _at_rest(fixture, published)
                 others += later.count
+                await fixture.reached(others + published, _QUIET_S)
         audit = fixture.ledger.audit()
         return {
             "kills": plan["kills"],
@@ -241,6 +244,8 @@ async def kill(name: str, plan: dict[str, Any]) -> dict[str, Any]:
         }
 
 
+#: How many orders at least are counted between two kills.
+_STEP = 20
 #: Orders a second that still come when the killing is over: some systems look for abandoned messages only then.
 _TRICKLE = 4.0
 
@@ -286,20 +291,19 @@ async def _kills(fixture: Fixture, kills: int, step: int, chance: random.Random)
         fixture.workers.start()
 
 
-async def _at_rest(fixture: Fixture, published: int, quiet_s: float) -> None:
-    """Wait until nothing has changed for *quiet_s*; if something is missing, longer."""
+async def _at_rest(fixture: Fixture, published: int) -> None:
+    """Wait until nothing has changed for a while: long enough for what comes again when a time is over."""
     seen, since = (-1, -1), time.monotonic()
     while True:
         audit, now = fixture.ledger.audit(), time.monotonic()
         if (audit.billed, audit.doubled) != seen:
             seen, since = (audit.billed, audit.doubled), now
-        if now - since > (quiet_s if audit.billed == published else max(quiet_s, _PATIENCE_S)):
+        patience_s = _QUIET_S
+        if fixture.entry.by_timeout:
+            patience_s += job.REDELIVERY_S * (1 if audit.billed == published else 2)
+        if now - since > patience_s:
             return
         await asyncio.sleep(0.1)
-
-
-#: How long something that is missing may stay away without any change.
-_PATIENCE_S = 3.0 * job.REDELIVERY_S
 
 
 async def loop(name: str, plan: dict[str, Any]) -> dict[str, Any]:

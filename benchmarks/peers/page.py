@@ -11,6 +11,7 @@ from benchmarks.peers.catalogue import CATALOGUE, Entry
 from benchmarks.peers.servers import SERVERS
 
 OURS = "antiphon_sqlite"
+_ALL_OURS = (OURS, "antiphon_processes")
 NOTHING = "-"
 
 Results = dict[str, Any]
@@ -138,14 +139,14 @@ def _figures(results: Results, name: str) -> list[str]:
         else [NOTHING] * 2
     )
     title = CATALOGUE[name].title
-    return [f"**{title}**" if name == OURS else title, *cells, *server]
+    return [f"**{title}**" if name in _ALL_OURS else title, *cells, *server]
 
 
 def _guarantee(results: Results, name: str) -> list[str]:
     entry, kill = CATALOGUE[name], results["systems"][name].get("kill", {})
     killed = f"{kill['kills']} times" if kill else NOTHING
     counted = f"{kill['counted']:+,}" if kill.get("counted") else "exact" if kill else NOTHING
-    title = f"**{entry.title}**" if name == OURS else entry.title
+    title = f"**{entry.title}**" if name in _ALL_OURS else entry.title
     return [title, entry.durable, entry.promise, killed, observed(results, name), counted]
 
 
@@ -171,7 +172,7 @@ def _better(results: Results) -> list[str]:
         own, ahead = column.of(ours), []
         for name in measured(results):
             value = column.of(steady_of(results, name) or {})
-            if own and value is not None and name != OURS and (value < own if column.less else value > own):
+            if own and value is not None and name not in _ALL_OURS and (value < own if column.less else value > own):
                 ahead.append(f"{CATALOGUE[name].title} ({column.shown(value)})")
         nobody = "nobody that was measured here"
         lines.append(f"- {column.title}: {', '.join(ahead) or nobody}; Antiphon {column.shown(own or 0.0)}.")
@@ -248,7 +249,7 @@ table of what was handled; that is the user's to write, and is not here. Few kil
 do not prove that it holds. The server was not killed.
 """
 
-_READING = """
+_READING = """\
 How to read that: Antiphon commits up to 256 events at a time, with their effects; the peers' handlers, written as
 their documentation shows, commit one by one, and each commit waits for the disk. On a disk with slow `fsync` the
 difference grows. A broker's clients may be on many machines; Antiphon's processes share one.
@@ -310,7 +311,7 @@ def chart(results: Results) -> str:
 
 def _row(results: Results, name: str, figures: dict[str, Any], top: float, rates: _Scale, waits: _Scale) -> list[str]:
     colour, middle = _COLOURS[_kind(results, name)], top + _ROW / 2
-    weight = ' font-weight="bold"' if name == OURS else ""
+    weight = ' font-weight="bold"' if name in _ALL_OURS else ""
     end = rates.at(figures["rate"])
     shapes = [
         _text(_NAMES - 10, middle + 4, CATALOGUE[name].title, f'text-anchor="end"{weight}'),
@@ -320,10 +321,16 @@ def _row(results: Results, name: str, figures: dict[str, Any], top: float, rates
     ]
     if "p50_ms" in figures:
         near, far = waits.at(figures["p50_ms"]), waits.at(figures["p99_ms"])
+        beside, side = (far + 8, "start") if far < waits.left + 0.75 * _PANEL else (near - 10, "end")
         shapes += [
             f'<line x1="{near}" y1="{middle}" x2="{far}" y2="{middle}" stroke="{colour}" stroke-width="4"/>',
             f'<circle cx="{near}" cy="{middle}" r="5" fill="{colour}"/>',
-            _text(far + 8, middle + 4, f"{_short(figures['p50_ms'])} to {_short(figures['p99_ms'])}"),
+            _text(
+                beside,
+                middle + 4,
+                f"{_short(figures['p50_ms'])} to {_short(figures['p99_ms'])}",
+                f'text-anchor="{side}"',
+            ),
         ]
     return shapes
 

@@ -53,15 +53,17 @@ def cpu_s(found: Iterable[Process]) -> float:
 
 
 def memory_mib(pids: Iterable[int]) -> float:
-    """Resident memory; what several processes share is divided among them (PSS)."""
-    total = 0
+    """Resident memory of processes that belong together; what they share, code included, is counted once."""
+    own, mapped = 0, 0
     for pid in pids:
         try:
             text = (_PROC / str(pid) / "smaps_rollup").read_text()
         except OSError:
             continue  # it has just ended
-        total += next((int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:")), 0)
-    return total / 1024
+        kib = {line.split(":")[0]: int(line.split()[1]) for line in text.splitlines()[1:]}
+        own += kib["Pss_Anon"]
+        mapped = max(mapped, kib["Rss"] - kib["Anonymous"])
+    return (own + mapped) / 1024
 
 
 def kill(session: int) -> None:

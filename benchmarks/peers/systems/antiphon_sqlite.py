@@ -15,7 +15,7 @@ WORKER = [
     "-m",
     "antiphon",
     "run",
-    f"{__name__}:app",
+    "benchmarks.peers.systems.antiphon_sqlite:app",
     "--services",
     "billing,counter",
     "--no-gateway",
