@@ -143,6 +143,9 @@ class Unit(Protocol):
     async def fetch_all(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """All rows of one query, this unit's own writes included. A row has index and name access."""
 
+    def query(self, name: str) -> str:
+        """The SQL of a named block, as `Store.query`."""
+
     async def savepoint(self) -> None:
         """Mark a place to return to; a second call moves the mark."""
 
@@ -262,7 +265,7 @@ class EffectRecords(Protocol):
 class Timers(Protocol):
     """Events that wait for their time."""
 
-    def next_timer_ms(self) -> int | None:
+    async def next_timer_ms(self) -> int | None:
         """In how many milliseconds the next timer is due (0 or less: now); None if none waits."""
 
     async def fire_timers(self, occur: Callable[[Timer], tuple[Envelope, int | None]], limit: int) -> int:
@@ -287,6 +290,9 @@ class Store(Log, Leases, Deliveries, EffectRecords, Timers, Protocol):
     async def fetch_all(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """Read committed data without waiting for writers."""
 
+    def query(self, name: str) -> str:
+        """The SQL of one of the named blocks in ``antiphon/store``, as this database understands it."""
+
     def store_ms(self) -> int:
         """The store's clock, for leases and retries: no change of a wall clock moves it."""
 
@@ -310,9 +316,9 @@ class Bus(Protocol):
     async def position(self, sender: str) -> int:
         """How far the sender's log has been taken."""
 
-    async def receive(self, after: Mapping[str, int], limit: int) -> list[LoggedEvent]:
+    async def receive(self, receiver: str, after: Mapping[str, int], limit: int) -> list[LoggedEvent]:
         """The next events of each type after its position, in the bus's order. All events of these types
-        up to the last one returned are among them."""
+        up to the last one returned are among them. *receiver* has durably taken what lies before *after*."""
 
     async def expect(self, receivers: Mapping[str, Sequence[str]]) -> None:
         """Keep events of these types for each receiver, whether it runs yet or not, until it has taken them.

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from antiphon.errors import StoreCorrupt, StoreError
+from antiphon.store.desk import Desk
 from antiphon.store.sqlite.backups import check
-from antiphon.store.sqlite.desk import Desk, backup_all
+from antiphon.store.sqlite.desks import backup, backup_all
 from antiphon.store.sqlite.store import SqliteStore
 from antiphon.testing.clock import VirtualClock
 from tests.runtime.kit import World, running
@@ -27,6 +28,12 @@ async def keep_publishing(world: World, acknowledged: list[int]) -> None:
         await world.runtime.publish("shop", Ordered(f"c{n % 7}", n))
         acknowledged.append(n)
         n += 1
+        await asyncio.sleep(0)
+
+
+async def until_some(acknowledged: list[int]) -> None:
+    """Return when that writer is well on its way: it never comes to rest."""
+    while len(acknowledged) < 20:  # noqa: ASYNC110  nobody tells when
         await asyncio.sleep(0)
 
 
@@ -46,11 +53,11 @@ async def test_a_copy_made_while_writing_is_of_one_moment(tmp_path: Path) -> Non
     async with running(tmp_path, *shop.services) as world:
         await order(world, *range(10_000, 10_500))
         writer = asyncio.ensure_future(keep_publishing(world, acknowledged))
-        await world.clock.rest()
+        await until_some(acknowledged)
         for round_ in range(3):
             before = len(acknowledged)
             target = tmp_path / f"copy{round_}.db"
-            report = await Desk(world.store).backup(target)
+            report = await backup(Desk(world.store), target)
             assert report.sound, report.problems
             assert report.handlers == 2
             copied = numbers(target, "SELECT data ->> 'n' FROM antiphon_log WHERE type = 'Ordered'")
@@ -70,7 +77,7 @@ async def test_a_restored_copy_goes_on_where_it_was(tmp_path: Path) -> None:
     shop.failing = {2}
     async with running(tmp_path / "one", *shop.services, clock=clock) as world:
         await order(world, 1, 2)
-        await Desk(world.store).backup(tmp_path / "two" / "app.db")
+        await backup(Desk(world.store), tmp_path / "two" / "app.db")
         await order(world, 3)
     assert check(tmp_path / "two" / "app.db").sound
     again = Shop()
@@ -90,9 +97,9 @@ async def test_copies_of_all_stores_belong_together(tmp_path: Path) -> None:
     acknowledged: list[int] = []
     async with running(tmp_path / "one", *shop.services, own_stores=True, clock=clock) as world:
         writer = asyncio.ensure_future(keep_publishing(world, acknowledged))
-        await clock.rest()
-        assert world.runtime.bus is not None
-        desks = [Desk(store) for store in (*world.runtime.stores.values(), world.runtime.bus.store)]
+        await until_some(acknowledged)
+        assert world.runtime.hub is not None
+        desks = [Desk(store) for store in (*world.runtime.stores.values(), world.runtime.hub)]
         reports = await backup_all(desks, tmp_path / "two")
         assert [Path(report.path).name for report in reports] == ["shop.db", "billing.db", "audit.db", "bus.db"]
         assert all(report.sound for report in reports)
@@ -145,7 +152,7 @@ async def test_a_backup_overwrites_nothing(tmp_path: Path) -> None:
         target = tmp_path / "kept.db"
         target.write_text("precious")
         with pytest.raises(StoreError, match="exists already"):
-            await Desk(world.store).backup(target)
+            await backup(Desk(world.store), target)
         assert target.read_text() == "precious"
         await order(world, 1)  # no writer is left behind a closed gate
 
@@ -155,7 +162,7 @@ async def test_a_damaged_copy_is_told(tmp_path: Path) -> None:
     async with running(tmp_path, *Shop().services) as world:
         await order(world, *range(300))
         for name in ("torn", "newer", "torn2"):
-            assert (await Desk(world.store).backup(tmp_path / f"{name}.db")).sound
+            assert (await backup(Desk(world.store), tmp_path / f"{name}.db")).sound
     torn = bytearray((tmp_path / "torn.db").read_bytes())
     torn[8192:20000] = b"\x5a" * (20000 - 8192)
     (tmp_path / "torn.db").write_bytes(torn)
@@ -182,7 +189,7 @@ async def test_what_contradicts_itself_is_told(tmp_path: Path) -> None:
     """A cursor beyond the log, a delivery without its event: pieces of different copies."""
     async with running(tmp_path, *Shop().services) as world:
         await order(world, 1)
-        await Desk(world.store).backup(tmp_path / "copy.db")
+        await backup(Desk(world.store), tmp_path / "copy.db")
     shutil.copy(tmp_path / "copy.db", tmp_path / "mixed.db")
     mixed = sqlite3.connect(tmp_path / "mixed.db", isolation_level=None)
     mixed.execute("UPDATE antiphon_handlers SET seq = 99 WHERE name = 'billing.bill'")
@@ -199,7 +206,7 @@ async def test_a_copy_is_one_file_with_nothing_beside_it(tmp_path: Path) -> None
     store = SqliteStore(tmp_path / "store.db", clock=VirtualClock(), owner="test")
     await store.open()
     try:
-        report = await Desk(store).backup(tmp_path / "far" / "copy.db")
+        report = await backup(Desk(store), tmp_path / "far" / "copy.db")
         assert (report.events, report.sound, report.path) == (0, True, str(tmp_path / "far" / "copy.db"))
     finally:
         await store.close()

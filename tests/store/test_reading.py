@@ -13,10 +13,10 @@ from antiphon.model.events import event_type_of
 from antiphon.model.handlers import HandlerSpec
 from antiphon.ports import Lease
 from antiphon.runtime.clock import SystemClock
+from antiphon.store.rows import log_row
 from antiphon.store.sqlite.bus import SqliteBus
 from antiphon.store.sqlite.queries import query
 from antiphon.store.sqlite.store import SqliteStore
-from antiphon.store.sqlite.unit import log_row
 
 pytestmark = pytest.mark.anyio
 
@@ -76,7 +76,7 @@ async def test_a_commit_between_two_types_hides_no_event_on_the_bus(tmp_path: Pa
     bus = SqliteBus(tmp_path / "bus.db", clock=SystemClock(), owner="test")
     await bus.open()
     bus.store._reader.set_trace_callback(committed_between_reads(bus.store))
-    seen = [event.envelope.type for event in await bus.receive({"Asked": 0, "Answered": 0}, 10)]
+    seen = [event.envelope.type for event in await bus.receive("receiver", {"Asked": 0, "Answered": 0}, 10)]
     bus.store._reader.set_trace_callback(None)
     assert seen in ([], ["Asked", "Answered"])
     await bus.close()

@@ -15,8 +15,9 @@ from antiphon.model.retry import Retry
 from antiphon.model.workflows import ENDED, Advance, Kind, Mark, Record, Run, RunState, WorkflowSpec, advance_envelope
 from antiphon.policy import journal as journals
 from antiphon.ports import INTERNAL, Clock, Timer, Unit
+from antiphon.runtime.effects import Effects
 from antiphon.runtime.transaction import Transaction
-from antiphon.store.sqlite import workflows as rows
+from antiphon.store import workflows as rows
 
 
 class Parked(BaseException):
@@ -66,6 +67,16 @@ class Undoable:
     retry: Retry
 
 
+@dataclass(frozen=True, slots=True)
+class UndoableRequest:
+    """A command that was sent, and the one that takes back what it may have done."""
+
+    position: str
+    nr: int
+    name: str
+    command: object
+
+
 class Taken(msgspec.Struct):
     """The result of a wait: what it has taken from the inbox."""
 
@@ -88,9 +99,11 @@ class Turn:
         self.journal = {record.position: record for record in records}
         self.root = Branch(frozen=rehearsal)
         self.visited: set[str] = set()
-        self.undoable: list[Undoable] = []
+        self.undoable: list[Undoable | UndoableRequest] = []
         self.undone: set[str] = set()
         self.waits: list[Record] = []
+        #: The types that answer a request which undoes something, by the position of its record.
+        self.answers: dict[str, list[str]] = {}
         self.seen: set[int] = set()
         self.taken = {
             msgspec.json.decode(each.result, type=Taken).id
@@ -103,6 +116,8 @@ class Turn:
         self.compensating = False
         self.compensated = False
         self.cancelling = False
+        #: Calls to the outside of steps that have failed: what became of them is written with the failure.
+        self.outcomes: list[Effects] = []
         self._nr = max([record.nr for record in records], default=0)
         self._unsaved: dict[str, Record] = {}
         self._outgoing: list[tuple[Envelope, int]] = []
@@ -240,6 +255,9 @@ class Turn:
         """Write what the turn has come to, except what is published. Raises LeaseLost if the run has moved on."""
         self.run.updated_ms = self.clock.now_ms()
         await rows.save_run(unit, self.run)
+        for effects in self.outcomes:
+            await effects.record(unit)
+        self.outcomes = []
         if self._unsaved:
             await rows.put_records(unit, self.run.nr, self._unsaved.values())
             self._unsaved = {}
@@ -265,6 +283,8 @@ class Turn:
         """Commit a step that ran outside the batch, with all that was recorded before it."""
         try:
             unit = await tx.unit()
+            if tx.effects is not None:
+                await tx.effects.record(unit)
             await self.write(unit)
             tx.outgoing[:0] = self._outgoing
             self._outgoing = []
@@ -291,7 +311,7 @@ class Turn:
             unit.later(rows.save_ended, (run, list(self._unsaved.values())))
         else:
             await self.write(unit)
-        if not attached and state is RunState.WAITING:
+        if not attached and state in (RunState.WAITING, RunState.COMPENSATING):
             await self._look_again()
         self.tx.outgoing = [*self._outgoing, *self.tx.outgoing]
         self._outgoing = []
@@ -299,10 +319,13 @@ class Turn:
     async def _look_again(self) -> None:
         """What arrived between a look outside the transaction and now found no run that waits for it."""
         for record in self.waits:
-            if record.kind is not Kind.WAIT:
+            if record.kind is Kind.WAIT:
+                correlation, types = wait_address(self.run, record.name)
+            elif record.position in self.answers:
+                correlation, types = self.run.correlation_id, self.answers[record.position]
+            else:
                 continue
-            correlation, types = wait_address(self.run, record.name)
-            arrived = await rows.arrivals(self.tx.fetch_all, self.run, correlation, types)
+            arrived = await rows.arrivals(self.tx.rows, self.run, correlation, types)
             if any(each.seq not in self.seen for each in arrived):
                 self.send(self.advance_envelope(Advance(self.run.id)))
                 return
