@@ -31,16 +31,16 @@ class Moment(NamedTuple):
     outside: Any
 
 
+Make = Callable[[], Service | tuple[Service, ...]]
+
+
 async def moments(
-    folder: Path,
-    make: Callable[[], Service],
-    play: Callable[[World], Awaitable[None]],
-    outside: Callable[[], Any] = lambda: None,
+    folder: Path, make: Make, play: Callable[[World], Awaitable[None]], outside: Callable[[], Any] = lambda: None
 ) -> list[Moment]:
-    """Run the service through *play*; the moments between its commits, with what *outside* says at each."""
+    """Run the services, on one store, through *play*; the moments between its commits, with what *outside* says."""
     found: list[Moment] = []
     seen: list[object] = []
-    async with running(folder / "first", make()) as world:
+    async with running(folder / "first", *_all(make)) as world:
         store = world.store
         committed = store.writer._committed
 
@@ -69,9 +69,14 @@ async def moments(
 
 
 @asynccontextmanager
-async def after(moment: Moment, make: Callable[[], Service]) -> AsyncIterator[World]:
-    """The service, started on what a crash has left, at the time of the crash."""
+async def after(moment: Moment, make: Make) -> AsyncIterator[World]:
+    """The services, started on what a crash has left, at the time of the crash."""
     clock = VirtualClock(seed=1)  # ids of its own: an id is seen once
     await clock.jump((moment.boot_ms - clock.boot_ms()) / 1000)
-    async with running(moment.folder, make(), clock=clock) as world:
+    async with running(moment.folder, *_all(make), clock=clock) as world:
         yield world
+
+
+def _all(make: Make) -> tuple[Service, ...]:
+    made = make()
+    return made if isinstance(made, tuple) else (made,)
