@@ -33,6 +33,11 @@ class Logged(msgspec.Struct, frozen=True):
     origin: int
     data: bytes
     traceparent: str | None
+    target: str | None
+
+    def is_for(self, service: str) -> bool:
+        """Whether *service* is owed it, if it handles its type."""
+        return self.target in (None, service)
 
 
 class Effect(msgspec.Struct, frozen=True):
@@ -90,8 +95,8 @@ class Delivery(msgspec.Struct, frozen=True):
 
 
 _LOG = (
-    "SELECT seq, id, type, key, service, coalesce(correlation_id, id), causation_id, origin, data, traceparent "
-    "FROM antiphon_log WHERE seq > ? ORDER BY seq"
+    "SELECT seq, id, type, key, service, coalesce(correlation_id, id), causation_id, origin, data, traceparent, "
+    "target FROM antiphon_log WHERE seq > ? ORDER BY seq"
 )
 _EFFECTS = (
     "SELECT n, handler, event_id, seq, key, owner, lease_owner, epoch, store_ms, published FROM sim_effects "
@@ -177,6 +182,7 @@ class StoreHistory:
             if event.seq > after_seq
             and event.seq > starts.get(event.type, event.seq)
             and (event.origin != INTERNAL or event.service == handler.service)
+            and event.is_for(handler.service)
         ]
 
     def is_timed(self, event: Logged) -> bool:

@@ -385,7 +385,8 @@ def _missing(seen: Evidence) -> Iterator[tuple[StoreHistory, Logged]]:
                 continue
             for service, types in seen.handled_by.items():
                 store = seen.history.of_service[service]
-                if store is not producer and event.type in types and event.id not in store.by_id:
+                owed = store is not producer and event.type in types and event.is_for(service)
+                if owed and event.id not in store.by_id:
                     yield store, event
 
 
