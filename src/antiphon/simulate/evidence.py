@@ -32,6 +32,9 @@ class Evidence:
         self.handled_by = {
             spec.name: {type_ for handler in spec.handlers for type_ in handler.type_names} for spec in app.specs
         }
+        self._workflows = {
+            spec.name: [handler.name for handler in spec.handlers if handler.workflow is not None] for spec in app.specs
+        }
         #: How often each handler took effect on each event.
         self.took_effect: Counter[tuple[str, str]] = Counter()
         self.settled_upto: dict[str, int] = {}
@@ -44,6 +47,10 @@ class Evidence:
         self.clock_offsets: dict[str, tuple[int, int]] = {}
         #: Handlers that ran beside others while they were said to run alone.
         self.not_alone: list[str] = []
+
+    def is_of_a_run(self, service: str, event_id: str) -> bool:
+        """Whether an event has moved on a workflow of *service*."""
+        return any((name, event_id) in self.ledger.attempts for name in self._workflows[service])
 
     def absorb(self) -> None:
         """Take in what `History.refresh` has found."""
