@@ -32,6 +32,7 @@ __all__ = [
     "from_batch",
     "from_binary",
     "from_http",
+    "from_message",
     "from_structured",
     "is_json",
     "strict_json",
@@ -177,6 +178,14 @@ def from_http(headers: Mapping[str, str], body: bytes, *, received_ms: int, limi
     if essence.startswith("application/cloudevents"):
         _refuse("header content-type", f"the format {essence} is unknown; known: {STRUCTURED}, {BATCH}")
     return [from_binary(headers, body, received_ms=received_ms, limit=limit)]
+
+
+def from_message(headers: Mapping[str, str], body: bytes, *, received_ms: int, limit: int = MAX_PAYLOAD) -> Envelope:
+    """The one envelope in a message of a broker, whose headers are those of HTTP; as from_structured."""
+    found = from_http(headers, body, received_ms=received_ms, limit=limit)
+    if len(found) != 1:
+        _refuse("header content-type", f"a message holds one event, not a batch of {len(found)}")
+    return found[0]
 
 
 def valid_traceparent(text: str) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from antiphon.model.envelope import Envelope
-from antiphon.ports import PUBLISHED, Clock, LoggedEvent
+from antiphon.ports import PUBLISHED, Ability, Clock, LoggedEvent
 from antiphon.store.sqlite.leases import note_removed, subscribe
 from antiphon.store.sqlite.place import LocalPlace, PlaceOf
 from antiphon.store.sqlite.queries import query
@@ -25,6 +25,8 @@ class SqliteBus:
     A sender's position lies in the bus and moves with its events in one transaction: a batch sent
     twice, by a relay that died between sending and noting it, is taken once.
     """
+
+    abilities: frozenset[Ability] = frozenset({"positions", "rereads"})
 
     def __init__(self, path: Path, *, clock: Clock, owner: str, place_of: PlaceOf = LocalPlace) -> None:
         self.store = SqliteStore(path, clock=clock, owner=owner, place_of=place_of)

@@ -1,0 +1,19 @@
+"""Names on a bus."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
+
+
+def quoted(name: str) -> str:
+    """*name* as one part of a subject or routing key: what has a meaning there is written ``=<hex>``."""
+    return _UNSAFE.sub(lambda match: "".join(f"={byte:02X}" for byte in match[0].encode()), name)
+
+
+def shown(url: str) -> str:
+    """*url* as it may be shown: without user and password."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
