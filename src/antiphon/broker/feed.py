@@ -1,25 +1,35 @@
-"""What has come for one receiver and is not taken yet, filled by a task that reads ahead."""
+"""Receiving from a server: a task for each receiver reads ahead, and wakes who waits."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from itertools import islice
 from typing import Any
 
+from antiphon.errors import BusError
 from antiphon.ports import LoggedEvent, Unreadable
 
 _READ_AHEAD = 1_024
 _CANCEL_AGAIN_S = 0.05
+#: How long a server may take to answer.
+PATIENCE_S = 10.0
+AGAIN = "It is tried again once a second"
 
 
 class Feed:
     """Events of the types in *after*, in order, from a position on. *fill* puts them in until it breaks."""
 
     def __init__(
-        self, after: Mapping[str, int], fill: Callable[[Feed], Coroutine[Any, Any, None]], wake: Callable[[], None]
+        self,
+        receiver: str,
+        after: Mapping[str, int],
+        fill: Callable[[Feed], Coroutine[Any, Any, None]],
+        wake: Callable[[], None],
     ) -> None:
+        self.receiver = receiver
         self.types = frozenset(after)
         #: The position up to which the bus has been read.
         self.position = self._taken = min(after.values())
@@ -85,14 +95,31 @@ def type_of(event: LoggedEvent) -> str:
     return event.envelope.type
 
 
-class Listeners:
-    """Who is to be woken when something may have come."""
+class Feeds:
+    """The receiving half of a bus (``ports.Bus``) at a server, which errors call *where*."""
 
-    def __init__(self) -> None:
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._feeds: dict[str, Feed] = {}
         self._wakes: dict[object, Callable[[], None]] = {}
 
-    def add(self, wake: Callable[[], None]) -> Callable[[], None]:
-        """Wake it from now on; returns the undo."""
+    async def receive(self, receiver: str, after: Mapping[str, int], limit: int) -> Sequence[LoggedEvent | Unreadable]:
+        """The next events of each type after its position. Raises BusError."""
+        feed = self._feeds.get(receiver)
+        if feed is not None and feed.error is not None:
+            del self._feeds[receiver]
+            raise BusError(f"it cannot be read: {feed.error}", where=self._where, mend=AGAIN) from feed.error
+        if feed is None or not feed.fits(after):
+            if feed is not None:
+                await feed.close()
+            feed = self._feeds[receiver] = Feed(receiver, after, self._fill, self._wake)
+        if found := feed.take(after, limit):
+            return found
+        await feed.reach(await self._newest())
+        return feed.take(after, limit)
+
+    def listen(self, types: Iterable[str], wake: Callable[[], None]) -> Callable[[], None]:
+        """Call *wake* when something may have arrived."""
         token = object()
         self._wakes[token] = wake
 
@@ -101,7 +128,30 @@ class Listeners:
 
         return undo
 
-    def wake(self) -> None:
-        """Wake everybody."""
+    async def _fill(self, feed: Feed) -> None:
+        """Put what comes into *feed*, from its position on, until it is cancelled or the connection breaks."""
+        raise NotImplementedError
+
+    async def _newest(self) -> int:
+        """The position of the newest event, up to which a receiver has to read to know that there is none. Raises
+        BusError."""
+        raise NotImplementedError
+
+    def _wake(self) -> None:
         for wake in list(self._wakes.values()):
             wake()
+
+    async def _close_feeds(self) -> None:
+        await asyncio.gather(*(feed.close() for feed in self._feeds.values()))
+        self._feeds.clear()
+
+    @asynccontextmanager
+    async def _translated(self, what: str, *errors: type[Exception]) -> AsyncIterator[None]:
+        """Raise BusError for *errors*, and for a server that does not answer or is not there."""
+        expected: tuple[type[Exception], ...] = (OSError, TimeoutError, *errors)
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                yield
+        except expected as error:
+            reason = str(error) or type(error).__name__
+            raise BusError(f"it {what}: {reason}", where=self._where, mend=AGAIN) from error

@@ -9,17 +9,16 @@ what a sender repeats within two minutes, the inbox whatever is repeated later.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 import nats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext, api
-from nats.js.errors import KeyNotFoundError, NoKeysError, NotFoundError
+from nats.js.errors import KeyNotFoundError, NoKeysError
 
-from antiphon.broker.feed import Feed, Listeners
+from antiphon.broker.feed import PATIENCE_S, Feed, Feeds
 from antiphon.broker.naming import quoted, shown
 from antiphon.errors import BusError, InvalidEvent
 from antiphon.model.envelope import Envelope
@@ -28,7 +27,6 @@ from antiphon.ports import Ability, Clock, LoggedEvent, Unreadable
 from antiphon.wire import from_message, to_binary
 
 _CHUNK = 256
-_PATIENCE_S = 10.0
 _FETCH_S = 30.0
 _PURGE_EVERY_MS = 600_000
 #: Left of the server's limit for the headers of a message.
@@ -37,42 +35,39 @@ _HEADERS = 16 * 1024
 _PIECES = "antiphon-pieces"
 
 
-class NatsBus:
+class NatsBus(Feeds):
     """A bus on a JetStream stream (``ports.Bus``). *keep*: what was taken stays readable for so long."""
 
     abilities: frozenset[Ability] = frozenset({"rereads"})
 
     def __init__(self, url: str, *, app: str, clock: Clock, keep: timedelta) -> None:
         self._url = url
-        self._where = shown(url)
+        super().__init__(shown(url))
         self._stream = f"antiphon_{app}"
         self._prefix = f"antiphon.{app}"
         self._clock = clock
         self._keep_ms = milliseconds(keep)
         self._purged_ms = clock.now_ms()
         self._client: Client | None = None
-        self._feeds: dict[str, Feed] = {}
-        self._listeners = Listeners()
 
     async def open(self) -> None:
         """Connect; the client connects again by itself from then on. Raises BusError."""
         if self._client is not None and not self._client.is_closed:
             return
-        async with self._translated("cannot be reached"):
+        async with self._translated("cannot be reached", nats.errors.Error):
             self._client = await nats.connect(
                 self._url,
                 name=self._prefix,
                 allow_reconnect=True,
                 max_reconnect_attempts=-1,
                 reconnect_time_wait=0.5,
-                connect_timeout=_PATIENCE_S,
+                connect_timeout=PATIENCE_S,
                 error_cb=_nothing,
             )
 
     async def close(self) -> None:
         """Disconnect. Idempotent."""
-        await asyncio.gather(*(feed.close() for feed in self._feeds.values()))
-        self._feeds.clear()
+        await self._close_feeds()
         client, self._client = self._client, None
         if client is not None:
             await client.close()
@@ -80,7 +75,7 @@ class NatsBus:
     async def expect(self, receivers: Mapping[str, Sequence[str]]) -> None:
         """Make the stream, and a note for each receiver of how far it is. Raises BusError."""
         js = self._js()
-        async with self._translated("cannot make the stream"):
+        async with self._translated("cannot make the stream", nats.errors.Error):
             await js.add_stream(name=self._stream, subjects=[f"{self._prefix}.>"])
             notes = await js.create_key_value(bucket=self._stream)
             for receiver in receivers:
@@ -93,7 +88,7 @@ class NatsBus:
         """Publish all of *events*; returns when the stream holds each. Raises BusError."""
         js = self._js()
         acks: list[asyncio.Future[api.PubAck]] = []
-        async with self._translated("has not confirmed"):
+        async with self._translated("has not confirmed", nats.errors.Error):
             try:
                 for event in events:
                     headers, body = to_binary(event)
@@ -112,26 +107,9 @@ class NatsBus:
         """Nothing: the sender's note counts."""
         return None
 
-    async def receive(self, receiver: str, after: Mapping[str, int], limit: int) -> Sequence[LoggedEvent | Unreadable]:
-        """The next events of each type after its position. Raises BusError."""
-        js = self._js()
-        feed = self._feeds.get(receiver)
-        if feed is not None and feed.error is not None:
-            del self._feeds[receiver]
-            raise BusError(f"it cannot be read: {feed.error!r}", where=self._where) from feed.error
-        if feed is None or not feed.fits(after):
-            if feed is not None:
-                await feed.close()
-            feed = self._feeds[receiver] = Feed(after, self._fill, self._listeners.wake)
-        if found := feed.take(after, limit):
-            return found
-        async with self._translated("cannot be read"):
-            await feed.reach((await js.stream_info(self._stream)).state.last_seq)
-        return feed.take(after, limit)
-
     async def report(self, receiver: str, seq: int) -> None:
         """Note how far *receiver* is; now and then remove what is old and taken by all. Raises BusError."""
-        async with self._translated("cannot note a position"):
+        async with self._translated("cannot note a position", nats.errors.Error):
             notes = await self._js().key_value(self._stream)
             known = int((await notes.get(receiver)).value or b"0")
             if seq > known:
@@ -140,14 +118,10 @@ class NatsBus:
             self._purged_ms = self._clock.now_ms()
             await self.purge(self._clock.now_ms() - self._keep_ms)
 
-    def listen(self, types: Iterable[str], wake: Callable[[], None]) -> Callable[[], None]:
-        """Call *wake* when something may have arrived."""
-        return self._listeners.add(wake)
-
     async def purge(self, before_ms: int) -> None:
         """Remove what was sent before a time (Unix milliseconds) and has been taken by every receiver."""
         js = self._js()
-        async with self._translated("cannot remove what is old"):
+        async with self._translated("cannot remove what is old", nats.errors.Error):
             notes = await js.key_value(self._stream)
             try:
                 positions = [int((await notes.get(key)).value or b"0") for key in await notes.keys()]
@@ -166,10 +140,15 @@ class NatsBus:
 
     # ------------------------------------------------------------------ inside
 
+    async def _newest(self) -> int:
+        js = self._js()
+        async with self._translated("cannot be read", nats.errors.Error):
+            return (await js.stream_info(self._stream)).state.last_seq
+
     def _js(self) -> JetStreamContext:
         if self._client is None:
             raise BusError("it is not connected", where=self._where)
-        return self._client.jetstream(timeout=_PATIENCE_S)
+        return self._client.jetstream(timeout=PATIENCE_S)
 
     @property
     def _largest(self) -> int:
@@ -230,16 +209,6 @@ class NatsBus:
     async def _joined(self, places: str) -> bytes:
         pieces = [await self._js().get_msg(self._stream, int(place)) for place in places.split(",") if place.isdigit()]
         return b"".join(piece.data or b"" for piece in pieces)
-
-    @asynccontextmanager
-    async def _translated(self, what: str) -> AsyncIterator[None]:
-        """Raise BusError for whatever the client raises, and for a server that does not answer."""
-        try:
-            async with asyncio.timeout(_PATIENCE_S):
-                yield
-        except (nats.errors.Error, OSError, TimeoutError, NotFoundError) as error:
-            reason = str(error) or type(error).__name__
-            raise BusError(f"it {what}: {reason}", where=self._where, mend="It is tried again") from error
 
 
 async def _nothing(_: Exception) -> None:

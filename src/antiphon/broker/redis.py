@@ -10,17 +10,15 @@ Redis confirms what it has in memory. What was sent survives its crash only with
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from antiphon.broker.feed import Feed, Listeners
+from antiphon.broker.feed import PATIENCE_S, Feed, Feeds
 from antiphon.broker.naming import shown
 from antiphon.errors import BusError, InvalidEvent
 from antiphon.model.envelope import Envelope
@@ -31,7 +29,6 @@ from antiphon.wire import from_structured, to_structured
 log = logging.getLogger("antiphon.broker")
 
 _CHUNK = 256
-_PATIENCE_S = 10.0
 _BLOCK_MS = 5_000
 _PURGE_EVERY_MS = 600_000
 #: An id is ``<ms>-<n>``: as one number, with room for so many bits of n.
@@ -50,27 +47,25 @@ return tonumber(ARGV[3])
 """
 
 
-class RedisBus:
+class RedisBus(Feeds):
     """A bus on a Redis stream (``ports.Bus``). *keep*: what was taken stays readable for so long."""
 
     abilities: frozenset[Ability] = frozenset({"positions", "rereads"})
 
     def __init__(self, url: str, *, app: str, clock: Clock, keep: timedelta) -> None:
-        self._where = shown(url)
+        super().__init__(shown(url))
         # The braces keep the keys together in a cluster.
         self._stream, self._sent, self._taken = (f"antiphon:{{{app}}}:{each}" for each in ("events", "sent", "taken"))
         self._clock = clock
         self._keep_ms = milliseconds(keep)
         self._purged_ms = clock.now_ms()
         # What its commands return is typed as everything that it could be in any version of the protocol.
-        self._client: Any = Redis.from_url(url, socket_connect_timeout=_PATIENCE_S)
+        self._client: Any = Redis.from_url(url, socket_connect_timeout=PATIENCE_S)
         self._script = self._client.register_script(_SEND)
-        self._feeds: dict[str, Feed] = {}
-        self._listeners = Listeners()
 
     async def open(self) -> None:
         """See that the server is there, and how durable it is. Raises BusError."""
-        async with self._translated("cannot be reached"):
+        async with self._translated("cannot be reached", RedisError):
             await self._client.ping()
         try:
             kept = {name: (await self._client.config_get(name)).get(name) for name in ("appendonly", "appendfsync")}
@@ -81,66 +76,49 @@ class RedisBus:
 
     async def close(self) -> None:
         """Disconnect. Idempotent."""
-        await asyncio.gather(*(feed.close() for feed in self._feeds.values()))
-        self._feeds.clear()
+        await self._close_feeds()
         await self._client.aclose()
 
     async def expect(self, receivers: Mapping[str, Sequence[str]]) -> None:
         """Note each receiver, so that what it has not taken is kept. Raises BusError."""
-        async with self._translated("cannot note the receivers"):
+        async with self._translated("cannot note the receivers", RedisError):
             for receiver in receivers:
                 await self._client.hsetnx(self._taken, receiver, "0")
 
     async def send(self, sender: str, after_seq: int, upto_seq: int, events: Sequence[Envelope]) -> int:
         """Add *events* if the sender's position is not beyond *after_seq*; the position afterwards. Raises BusError."""
         fields = [field for event in events for field in (event.type, to_structured(event))]
-        async with self._translated("has not confirmed"):
+        async with self._translated("has not confirmed", RedisError):
             keys = [self._stream, self._sent]
             return int(await self._script(keys=keys, args=[sender, after_seq, upto_seq, *fields]))
 
     async def position(self, sender: str) -> int | None:
         """How far the sender's log has been taken. Raises BusError."""
-        async with self._translated("does not tell a position"):
+        async with self._translated("does not tell a position", RedisError):
             return int(await self._client.hget(self._sent, sender) or 0)
-
-    async def receive(self, receiver: str, after: Mapping[str, int], limit: int) -> Sequence[LoggedEvent | Unreadable]:
-        """The next events of each type after its position. Raises BusError."""
-        feed = self._feeds.get(receiver)
-        if feed is not None and feed.error is not None:
-            del self._feeds[receiver]
-            raise BusError(f"it cannot be read: {feed.error!r}", where=self._where) from feed.error
-        if feed is None or not feed.fits(after):
-            if feed is not None:
-                await feed.close()
-            feed = self._feeds[receiver] = Feed(after, self._fill, self._listeners.wake)
-        if found := feed.take(after, limit):
-            return found
-        async with self._translated("cannot be read"):
-            newest = await self._client.xrevrange(self._stream, count=1)
-            await feed.reach(_seq(newest[0][0]) if newest else 0)
-        return feed.take(after, limit)
 
     async def report(self, receiver: str, seq: int) -> None:
         """Note how far *receiver* is; now and then remove what is old and taken by all. Raises BusError."""
-        async with self._translated("cannot note a position"):
+        async with self._translated("cannot note a position", RedisError):
             if seq > int(await self._client.hget(self._taken, receiver) or 0):
                 await self._client.hset(self._taken, receiver, str(seq))
         if self._clock.now_ms() - self._purged_ms >= _PURGE_EVERY_MS:
             self._purged_ms = self._clock.now_ms()
             await self.purge(self._clock.now_ms() - self._keep_ms)
 
-    def listen(self, types: Iterable[str], wake: Callable[[], None]) -> Callable[[], None]:
-        """Call *wake* when something may have arrived."""
-        return self._listeners.add(wake)
-
     async def purge(self, before_ms: int) -> None:
         """Remove what was sent before a time (Unix milliseconds) and has been taken by every receiver."""
-        async with self._translated("cannot remove what is old"):
+        async with self._translated("cannot remove what is old", RedisError):
             taken = [int(each) for each in await self._client.hvals(self._taken)]
             if taken:
                 await self._client.xtrim(self._stream, minid=_id(min(*taken, before_ms << _SHIFT) + 1))
 
     # ------------------------------------------------------------------ inside
+
+    async def _newest(self) -> int:
+        async with self._translated("cannot be read", RedisError):
+            newest = await self._client.xrevrange(self._stream, count=1)
+        return _seq(newest[0][0]) if newest else 0
 
     async def _fill(self, feed: Feed) -> None:
         while True:
@@ -163,16 +141,6 @@ class RedisBus:
         except InvalidEvent as error:
             return Unreadable(seq, raw, error)
         return LoggedEvent(seq, event) if event.type in types else None
-
-    @asynccontextmanager
-    async def _translated(self, what: str) -> AsyncIterator[None]:
-        """Raise BusError for whatever the client raises, and for a server that does not answer."""
-        try:
-            async with asyncio.timeout(_PATIENCE_S):
-                yield
-        except (RedisError, OSError, TimeoutError) as error:
-            reason = str(error) or type(error).__name__
-            raise BusError(f"it {what}: {reason}", where=self._where, mend="It is tried again") from error
 
 
 def _seq(entry_id: bytes) -> int:
