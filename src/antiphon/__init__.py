@@ -13,7 +13,15 @@ from antiphon.version import __version__
 
 if TYPE_CHECKING:
     from antiphon.app import App
-    from antiphon.errors import AntiphonError, InvalidEvent, Reject, StepFailed, WaitTimedOut, WorkflowCancelled
+    from antiphon.errors import (
+        AntiphonError,
+        InvalidEvent,
+        Reject,
+        StateFailed,
+        StepFailed,
+        WaitTimedOut,
+        WorkflowCancelled,
+    )
     from antiphon.model.commands import Command, Refused, TimedOut, command
     from antiphon.model.delivery import Status
     from antiphon.model.envelope import Envelope
@@ -23,6 +31,7 @@ if TYPE_CHECKING:
     from antiphon.runtime.effects import Effects
     from antiphon.runtime.transaction import Delivery, SyncTransaction, Transaction
     from antiphon.runtime.workflow.handle import Workflow
+    from antiphon.runtime.workflow.resources import Heartbeat
     from antiphon.service import Service
 
 __all__ = [
@@ -33,6 +42,7 @@ __all__ = [
     "Effects",
     "Envelope",
     "Event",
+    "Heartbeat",
     "InvalidEvent",
     "Look",
     "Rate",
@@ -40,6 +50,7 @@ __all__ = [
     "Reject",
     "Retry",
     "Service",
+    "StateFailed",
     "Status",
     "StepFailed",
     "SyncTransaction",
@@ -64,6 +75,7 @@ _HOMES = {
         "AntiphonError",
         "InvalidEvent",
         "Reject",
+        "StateFailed",
         "StepFailed",
         "WaitTimedOut",
         "WorkflowCancelled",
@@ -77,6 +89,7 @@ _HOMES = {
     "antiphon.runtime.effects": ("Effects",),
     "antiphon.runtime.transaction": ("Delivery", "SyncTransaction", "Transaction"),
     "antiphon.runtime.workflow.handle": ("Workflow",),
+    "antiphon.runtime.workflow.resources": ("Heartbeat",),
     "antiphon.service": ("Service",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -19,7 +19,9 @@ TWICE_SHARE = 0.03
 
 _IN_FLIGHT = 32
 _TICK_S = 0.01
-_POST_ATTEMPTS = 5
+#: Processes may be killed meanwhile: so often, and with pauses of so many seconds at most, is one asked again.
+_POST_ATTEMPTS = 10
+_LONGEST_PAUSE_S = 2.0
 
 
 @dataclass
@@ -96,6 +98,6 @@ class Feeder:
                 why = f"{answer.status_code}: {answer.text[:300]}"
                 if answer.status_code < 500 and answer.status_code != httpx.codes.CONFLICT:
                     break
-            await self._clock.sleep(0.1 * 2**attempt)
+            await self._clock.sleep(min(0.1 * 2**attempt, _LONGEST_PAUSE_S))
         log.error("%s %d was refused: %s", self._subject.noun, number, why)
         return None

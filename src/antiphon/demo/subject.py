@@ -50,6 +50,8 @@ class Subject:
     counters: Mapping[str, Count]
     #: Whether nothing is owed any more when all has come to an end, by the statuses and the counters.
     at_rest: Callable[[Mapping[str, int], Mapping[str, int]], bool] = lambda statuses, counters: True
+    #: How often one of its processes is killed, in seconds, unless that is said; 0: it runs in one, and none is.
+    kill_every_s: float = 0.0
 
     @property
     def title(self) -> str:
@@ -62,21 +64,29 @@ class Subject:
         return ended == sum(statuses.values()) and self.at_rest(statuses, counters)
 
 
-def subject_of(name: str) -> Subject:
-    """The example of that name: from the checkout that this lies in, else from the wheel.
+def app_of(name: str) -> App:
+    """The app of the example of that name. Raises AntiphonError if it cannot be imported."""
+    app: App = _module(name, "").app
+    return app
 
-    Raises AntiphonError if it cannot be imported, or lacks the data that it is fed with.
-    """
-    package = f"antiphon_examples.{name}"
+
+def subject_of(name: str) -> Subject:
+    """The example of that name. Raises AntiphonError if it cannot be imported, or lacks what it is fed with."""
+    subject: Subject = _module(name, ".demo").subject()
+    return subject
+
+
+def _module(example: str, module: str) -> Any:
+    """A module of an example: of the checkout that this lies in, else of the wheel."""
+    package = f"antiphon_examples.{example}"
     checkout = Path(__file__).parents[3]
-    if (checkout / "examples" / name).is_dir():
-        package = f"examples.{name}"
+    if (checkout / "examples" / example).is_dir():
+        package = f"examples.{example}"
         if str(checkout) not in sys.path:
             sys.path.insert(0, str(checkout))
     try:
-        subject: Subject = import_module(f"{package}.demo").subject()
+        return import_module(package + module)
     except ModuleNotFoundError as error:
         raise AntiphonError(
             f"the example cannot be imported: {error}", where=package, mend="Install antiphon with its libraries"
         ) from error
-    return subject

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import msgspec
 
@@ -17,7 +17,10 @@ from antiphon.runtime.workflow.attempting import Attempt, carry_out
 from antiphon.runtime.workflow.children import Startable, await_child
 from antiphon.runtime.workflow.steps import callee, write
 from antiphon.runtime.workflow.turn import BRANCH, SIGNAL, Taken, Turn, Undoable, UndoableRequest, wait_address
-from antiphon.store.sqlite import workflows as rows
+from antiphon.store import workflows as rows
+
+if TYPE_CHECKING:
+    from antiphon.runtime.workflow.machines import Definition, StateMachine
 
 T = TypeVar("T")
 
@@ -45,9 +48,53 @@ class Workflow:
         return self._turn.run.key
 
     @property
+    def workflow(self) -> str:
+        """The workflow's name: ``service.function``."""
+        return self._turn.run.workflow
+
+    @property
     def started(self) -> datetime:
         """When it began, in UTC."""
         return datetime.fromtimestamp(self._turn.run.started_ms / 1000, UTC)
+
+    @staticmethod
+    def from_asl(
+        definition: Definition,
+        *,
+        name: str,
+        starts: type[Any] | tuple[type[Any], ...],
+        resources: Mapping[str, Callable[..., Any] | type[Any]],
+        undo: Mapping[str, Callable[..., Any] | type[Any]] | None = None,
+        key: str | Callable[[Any], Any] | None = None,
+        input: Callable[[Any], Any] | None = None,
+        publishes: tuple[type[Any], ...] = (),
+        version: int = 1,
+        concurrency: int = 16,
+    ) -> StateMachine:
+        """The state machine of a *definition* in the Amazon States Language; ``service.add`` lets a service carry it.
+
+        *definition* is its JSON text, what is in it, or its file. *resources* gives for each resource that a Task names
+        the function that it calls, the class of the event that it publishes, or that of the command that it sends and
+        whose answer it waits for; *undo* the function, or the command, that takes it back when a run is cancelled or
+        fails. An event of *starts* begins a run of the *key* that a field or a function of it gives (None: the event's
+        own) on its data, or on what the function *input* makes of it. The functions may publish the events in
+        *publishes*. Several machines of one *name* differ in *version*. Raises DeclarationError, naming the place, for
+        what is wrong in the definition or not supported.
+        """
+        from antiphon.runtime.workflow.machines import declared
+
+        return declared(
+            definition,
+            name,
+            resources,
+            starts,
+            undo=undo or {},
+            publishes=publishes,
+            key=key,
+            version=version,
+            concurrency=concurrency,
+            input_of=input,
+        )
 
     # ------------------------------------------------------------------ steps
 
@@ -120,12 +167,12 @@ class Workflow:
 
     # ------------------------------------------------------------------ waiting
 
-    async def sleep(self, duration: timedelta | datetime) -> None:
-        """Go on after *duration*, or at a time with a zone. Raises WorkflowCancelled."""
+    async def sleep(self, duration: timedelta | datetime, *, name: str = "sleep") -> None:
+        """Go on after *duration*, or at a time with a zone; *name* is shown. Raises WorkflowCancelled."""
         turn = self._turn
-        position, record = turn.find(Kind.SLEEP, "sleep")
+        position, record = turn.find(Kind.SLEEP, name)
         if record is None:
-            record = turn.add(position, Kind.SLEEP, "sleep", Mark.WAITING)
+            record = turn.add(position, Kind.SLEEP, name, Mark.WAITING)
             turn.set_timer(record, turn.now_ms + _span_ms(turn, duration))
         if turn.is_cancelled(record):
             raise _cancelled(turn)
@@ -217,7 +264,7 @@ class Workflow:
         if BRANCH.get().frozen:
             turn.park(record)
         correlation, types = wait_address(turn.run, record.name)
-        for arrival in await rows.arrivals(turn.tx.fetch_all, turn.run, correlation, types):
+        for arrival in await rows.arrivals(turn.tx.rows, turn.run, correlation, types):
             turn.seen.add(arrival.seq)
             if arrival.id in turn.taken or (meant is not None and not meant(arrival)):
                 continue
@@ -231,14 +278,24 @@ class Workflow:
 
     # ------------------------------------------------------------------ several at once, and others
 
-    async def gather(self, *calls: Awaitable[Any], need: int | None = None, best_effort: bool = False) -> list[Any]:
+    async def gather(
+        self,
+        *calls: Awaitable[Any],
+        need: int | None = None,
+        best_effort: bool = False,
+        tolerate: int = 0,
+        limit: int | None = None,
+        name: str | None = None,
+    ) -> list[Any]:
         """The results of *calls*, in their order; each is a call of this object, or a function of such calls.
 
         All of them have to end well, or with *need* so many: the places of the others then hold `UNFINISHED`.
-        With *best_effort* all have to end, and an error stands in the place of its result. Raises the first error
-        if too many fail.
+        With *best_effort* all have to end, and an error stands in the place of its result; with *tolerate* so many
+        errors at most. Raises the first error if too many fail. At most *limit* of them are under way at once.
+        *name* is shown.
         """
-        return await gathering.gather(self._turn, calls, need, best_effort)
+        tolerated = len(calls) if best_effort else tolerate
+        return await gathering.gather(self._turn, calls, gathering.Terms(need, tolerated, limit, name))
 
     async def child(self, workflow: Startable, event: object) -> Any:
         """Run another workflow of this service on *event*, and return what it returned.
@@ -304,6 +361,10 @@ class Workflow:
             record = turn.close(position, Kind.STATE, "state", data)
             turn.run.user_state = data
         turn.state = msgspec.json.decode(record.result or b"null")
+
+    def show(self, value: Any) -> None:
+        """Show *value* of the run, as `state` does, but record nothing: the same is shown whenever it passes here."""
+        self._turn.run.user_state = write(value)
 
     def _value(self, name: str, make: Callable[[], Any]) -> Any:
         position, record = self._turn.find(Kind.VALUE, name)
