@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -351,3 +352,9 @@ class Bus(Protocol):
 
     def listen(self, types: Iterable[str], wake: Callable[[], None]) -> Callable[[], None]:
         """Call *wake* when one of *types* may have arrived (none given: anything); returns the undo."""
+
+
+class MakeBus(Protocol):
+    """Makes a bus that is not open yet: at *path*, if it lies beside the stores. *place* is for those alone."""
+
+    def __call__(self, path: Path, *, clock: Clock, owner: str, **place: Any) -> Bus: ...

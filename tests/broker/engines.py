@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from antiphon.broker.connecting import MakeBus, bus_at
+from antiphon.broker.connecting import bus_at
 from antiphon.model.retry import days
-from antiphon.ports import Ability, Bus, Clock
+from antiphon.ports import Ability, Bus, Clock, MakeBus
 from tests.conftest import require
 
 

@@ -1,6 +1,6 @@
-"""NATS JetStream as the bus: one stream for an app, read by position.
+"""NATS JetStream as the bus: one stream, read by position.
 
-An event lies at the subject ``antiphon.<app>.<service>.<Type>`` as CloudEvents says for NATS: attributes as headers
+An event lies at the subject ``antiphon.<name>.<service>.<Type>`` as CloudEvents says for NATS: attributes as headers
 ``ce-...``, the data as payload. A receiver's position is the stream's sequence number, kept in its own store and moved
 with the events in one transaction, so there is nothing to acknowledge. The message id is the event's: JetStream drops
 what a sender repeats within two minutes, the inbox whatever is repeated later.
@@ -40,11 +40,11 @@ class NatsBus(Feeds):
 
     abilities: frozenset[Ability] = frozenset({"rereads"})
 
-    def __init__(self, url: str, *, app: str, clock: Clock, keep: timedelta) -> None:
+    def __init__(self, url: str, *, name: str, clock: Clock, keep: timedelta) -> None:
         self._url = url
         super().__init__(shown(url))
-        self._stream = f"antiphon_{app}"
-        self._prefix = f"antiphon.{app}"
+        self._stream = f"antiphon_{name}"
+        self._prefix = f"antiphon.{name}"
         self._clock = clock
         self._keep_ms = milliseconds(keep)
         self._purged_ms = clock.now_ms()

@@ -1,4 +1,4 @@
-"""RabbitMQ as the bus: a topic exchange for an app, a quorum queue for each service that receives.
+"""RabbitMQ as the bus: a topic exchange, a quorum queue for each service that receives.
 
 A message is what CloudEvents says for AMQP: attributes as application properties ``cloudEvents:...``, the data as body;
 its routing key is the event's type. Publishing is confirmed, messages are persistent. A queue has one active consumer,
@@ -41,10 +41,10 @@ class RabbitBus(Feeds):
 
     abilities: frozenset[Ability] = frozenset()
 
-    def __init__(self, url: str, *, app: str, clock: Clock, keep: timedelta) -> None:
+    def __init__(self, url: str, *, name: str, clock: Clock, keep: timedelta) -> None:
         super().__init__(shown(url))
         self._url = url
-        self._exchange = f"antiphon.{app}"
+        self._exchange = f"antiphon.{name}"
         self._clock = clock
         self._connection: AbstractConnection | None = None
         self._publishing: AbstractChannel | None = None

@@ -1,4 +1,4 @@
-"""Redis Streams as the bus: one stream for an app, read by position.
+"""Redis Streams as the bus: one stream, read by position.
 
 An entry has two fields, ``type`` and ``event``, a CloudEvent as structured JSON; whoever speaks Redis can read them,
 and add entries. A receiver's position is the entry's id, kept in its own store and moved with the events in one
@@ -52,10 +52,10 @@ class RedisBus(Feeds):
 
     abilities: frozenset[Ability] = frozenset({"positions", "rereads"})
 
-    def __init__(self, url: str, *, app: str, clock: Clock, keep: timedelta) -> None:
+    def __init__(self, url: str, *, name: str, clock: Clock, keep: timedelta) -> None:
         super().__init__(shown(url))
         # The braces keep the keys together in a cluster.
-        self._stream, self._sent, self._taken = (f"antiphon:{{{app}}}:{each}" for each in ("events", "sent", "taken"))
+        self._stream, self._sent, self._taken = (f"antiphon:{{{name}}}:{each}" for each in ("events", "sent", "taken"))
         self._clock = clock
         self._keep_ms = milliseconds(keep)
         self._purged_ms = clock.now_ms()

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from antiphon.ports import RECEIVED, Bus, Clock, Unreadable
 from antiphon.runtime.signals import Waker
-from antiphon.store.sqlite.quarantine import quarantine
-from antiphon.store.sqlite.store import SqliteStore
+from antiphon.store.base import SqlStore
+from antiphon.store.quarantine import quarantine
 
 BATCH = 256
 _REPORT_EVERY_MS = 5_000
@@ -20,7 +20,7 @@ class Inlet:
     nothing; an id that the log has already is skipped all the same.
     """
 
-    def __init__(self, service: str, types: Sequence[str], store: SqliteStore, bus: Bus, clock: Clock) -> None:
+    def __init__(self, service: str, types: Sequence[str], store: SqlStore, bus: Bus, clock: Clock) -> None:
         self.name = f"inlet of {service}"
         self._service = service
         self._types = sorted(types)
