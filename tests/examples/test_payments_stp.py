@@ -219,12 +219,12 @@ async def test_a_dead_letter_at_the_ledger_is_voided_before_anybody_is_told(
         desk = Desk(app.runtime.store_of("service_c"))
         ((dead,),) = world.rows("service_c", "SELECT EVENT_ID FROM antiphon_dead_letters")
         if redriven_before:
-            await desk.redrive_one(dead)
+            await desk.dead.redrive_one(dead)
             await world.settle()
         void.end()
         await world.advance(minutes(5))
         if not redriven_before:
-            await desk.redrive_one(dead)
+            await desk.dead.redrive_one(dead)
             await world.advance(minutes(5))
         ((outcome, reason),) = told(world)
         assert outcome == ("COMPLETED" if redriven_before else "REJECTED")
