@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property
 from typing import Any, NoReturn
 
@@ -239,9 +240,9 @@ class Turn:
 
     # ------------------------------------------------------------------ what it publishes
 
-    def publish(self, event: object) -> Envelope:
-        """Publish *event* with what the turn writes. Raises InvalidEvent, NotAnnotated."""
-        self.tx.publish(event)
+    def publish(self, event: object, within: timedelta | None = None) -> Envelope:
+        """Publish *event* with what the turn writes, with a deadline if *within*. Raises InvalidEvent, NotAnnotated."""
+        self.tx.publish(event, within=within)
         published = self.tx.outgoing.pop()
         self._outgoing.append(published)
         return published[0]
