@@ -17,7 +17,7 @@ from .bank_stand_in import Books, Teller
 from .shoppers import order
 
 #: Customers of the demo think less long, in seconds.
-_WINDOW_S = "0.5"
+_WINDOW_S = "1"
 _KILL_EVERY_S = 2.0
 
 

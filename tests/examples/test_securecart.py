@@ -392,10 +392,14 @@ async def test_the_audit_finds_what_is_wrong(shop: Shop, service: str, damage: s
 
 
 def everything(world: World) -> Any:
-    """What has come of all orders, without ids and times."""
+    """What has come of all orders and their runs, without ids and times."""
+    return [world.rows("orders", "SELECT state FROM antiphon_runs ORDER BY started_ms"), *business(world)]
+
+
+def business(world: World) -> list[Any]:
+    """What has come of all orders."""
     return [
         world.rows("orders", "SELECT account, status, detail FROM orders ORDER BY placed_at, order_id"),
-        world.rows("orders", "SELECT state FROM antiphon_runs ORDER BY started_ms"),
         world.rows("payments", "SELECT account, cents, refunded_at IS NULL FROM charges ORDER BY nr"),
         world.rows("inventory", "SELECT sku, free, received FROM stock ORDER BY sku"),
         world.rows("inventory", "SELECT sku, quantity, state FROM reservations ORDER BY sku, quantity"),
@@ -419,10 +423,15 @@ async def refunded(life: Life) -> None:
     await life.passes(WINDOW)
 
 
-@pytest.mark.parametrize(("play", "cents"), [(shipped, CENTS), (refunded, 0)])
-async def test_a_crash_after_any_commit_changes_nothing_at_the_end(
-    monkeypatch: pytest.MonkeyPatch, play: Any, cents: int
-) -> None:
+async def refunded_by_definition(life: Life) -> None:
+    """The same, as the state machine does it."""
+    await life.post("/orders", {**ORDER, "country": "AQ", "fulfilment": "definition"})
+    await life.mend()
+    await life.passes(WINDOW)
+
+
+@pytest.mark.parametrize("play", [shipped, refunded, refunded_by_definition])
+async def test_a_crash_after_any_commit_changes_nothing_at_the_end(monkeypatch: pytest.MonkeyPatch, play: Any) -> None:
     """Whichever service dies after whichever commit: the same end, one charge, one refund, one parcel, one e-mail."""
     async with outside(monkeypatch) as (books, mailbox):
 
@@ -435,3 +444,41 @@ async def test_a_crash_after_any_commit_changes_nothing_at_the_end(
 
         steps = await crash_after_every_commit(app, play, look)
         assert steps > 20
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({}, "SHIPPED"),
+        ({"lines": [{"sku": "LENS-0035", "quantity": 2}]}, "FAILED"),
+        ({"card": f"4000 0000 0000 {DECLINED}"}, "FAILED"),
+        ({"country": "AQ"}, "FAILED"),
+    ],
+)
+async def test_the_definition_comes_to_the_same_as_the_function(
+    monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], status: str
+) -> None:
+    """Side by side: the same answers asked of the services, rows, money, e-mails and dead letters."""
+    seen = []
+    for way in ("function", "definition"):
+        async with outside(monkeypatch) as (books, mailbox), app.test() as world:
+            shop = Shop(world, books, mailbox)
+            order_id = await shop.order(**change, fulfilment=way)
+            await world.advance(WINDOW)
+            assert await shop.status(order_id) == status
+            asked = [event.type for event in world.record().events if event.target not in (None, "orders")]
+            subjects = [message["Subject"].partition(" (")[0] for message in mailbox.messages]
+            said = [event.type for event in world.record().events if event.type in ("OrderFulfilled", "OrderFailed")]
+            seen.append((asked, said, subjects, books.cents, len(books.refunded), business(world)))
+    assert seen[0] == seen[1]
+
+
+async def test_a_definition_hears_of_a_cancellation_when_it_goes_on(shop: Shop) -> None:
+    """The customer cancels while the machine waits; before it ships it sees that, and takes all of it back."""
+    order_id = await shop.order(fulfilment="definition")
+    assert (await shop.shown(order_id))["waits_for"] == "sleep Time to think better of it"
+    assert await shop.cancel(order_id) == 202
+    await shop.world.advance(WINDOW)
+    assert await shop.status(order_id) == "CANCELLED"
+    assert shop.books.cents == 0
+    assert shop.left() == [(1_500, 1_500)]
