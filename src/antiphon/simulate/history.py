@@ -79,6 +79,7 @@ class Delivery(msgspec.Struct, frozen=True):
     seq: int
     status: str
     attempts: int
+    crashes: int
     suspect: int
     reason: str | None
     due_ms: int | None
@@ -99,7 +100,7 @@ _EFFECTS = (
 )
 _LEASES = "SELECT n, handler, old_owner, owner, old_epoch, epoch, until_ms FROM sim_leases WHERE n > ? ORDER BY n"
 _HANDLERS = "SELECT id, name, service, seq, owner FROM antiphon_handlers"
-_DELIVERIES = "SELECT handler_id, seq, status, attempts, suspect, reason, due_ms FROM antiphon_deliveries"
+_DELIVERIES = "SELECT handler_id, seq, status, attempts, crashes, suspect, reason, due_ms FROM antiphon_deliveries"
 _TIMERS = "SELECT id, due_ms, clock, recurring, type FROM sim_timers"
 _WRONGS = "SELECT n, invariant, text FROM sim_wrongs WHERE n > ? ORDER BY n"
 _OURS = "antiphon."
@@ -221,11 +222,19 @@ class History:
         self.stores = {name: StoreHistory(name, services, reads) for name, services in stores.items()}
         self.of_service = {service: store for store in self.stores.values() for service in store.services}
         self.has_bus = bus
+        #: What triggers in the bus's file have noted since the last look.
+        self.bus_wrongs: list[tuple[str, str]] = []
+        self._last_bus_wrong = 0
         self._reads = reads
 
     def refresh(self, age: object) -> bool:
         """Read what is new in every store, as of one moment; False if there is nothing."""
         fresh = [store.refresh(age) for store in self.stores.values()]
+        self.bus_wrongs = []
+        if any(fresh) and self.has_bus:
+            wrongs = self._reads.rows("bus", _WRONGS, self._last_bus_wrong)
+            self.bus_wrongs = [(str(invariant), str(text)) for _, invariant, text in wrongs]
+            self._last_bus_wrong = wrongs[-1][0] if wrongs else self._last_bus_wrong
         return any(fresh)
 
     def received(self, store: StoreHistory) -> list[Logged]:

@@ -225,6 +225,8 @@ def attempts_are_bounded(seen: Evidence) -> Iterator[str]:
             times = failed.get((handler_id, seq), 0)
             if times > spec.retry.attempts:
                 yield f"{spec.name} has tried {events[seq].id} {times} times; {spec.retry.attempts} are allowed"
+            if delivery.crashes > spec.retry.crashes:
+                yield f"{events[seq].id} has killed {delivery.crashes} processes of {spec.name} by itself"
             deaths = crashed.get((handler_id, seq), 0)
             if delivery.dead and (why := _innocence(seen, spec, events[seq], delivery.status, times, deaths)):
                 yield f"{events[seq].id} is {delivery.status} in {spec.name} ({delivery.reason}): {why}"
@@ -360,6 +362,7 @@ def _wrongs(seen: Evidence, name: str) -> Iterator[str]:
     """What triggers have noted under the name of an invariant."""
     for store in seen.history.stores.values():
         yield from (f"{store.name}: {text}" for invariant, text in store.wrongs if invariant == name)
+    yield from (f"bus: {text}" for invariant, text in seen.history.bus_wrongs if invariant == name)
 
 
 def _touched(seen: Evidence) -> set[tuple[str, str, str]]:

@@ -1,0 +1,598 @@
+"""Deliberate mistakes in the engine, each of which the simulator has to find. ``python -m tests.simulate.mutants``.
+
+A mutant is a patch that is in force while its worlds run, and nowhere else. It counts as found when a promise of the
+engine (G1 to G9) is seen to be broken; what an application's own invariants say, or the log, does not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+import msgspec
+import pytest
+
+from antiphon.app import App
+from antiphon.errors import StoreError
+from antiphon.gateway import idempotency
+from antiphon.model.delivery import DeadLetter, RetryAt
+from antiphon.ports import PUBLISHED, Lease, Settled
+from antiphon.runtime.attempt import Attempt, Judge
+from antiphon.runtime.batch import Batch, BatchRunner
+from antiphon.runtime.inlet import Inlet
+from antiphon.runtime.outlet import Outlet
+from antiphon.runtime.transaction import Transaction
+from antiphon.simulate import templates, world
+from antiphon.simulate.faults import FaultMix
+from antiphon.simulate.invariants import Violation
+from antiphon.simulate.loop import SimLoop
+from antiphon.simulate.world import World
+from antiphon.store.sqlite import connection, leases, queries, timers, unit, writer
+from antiphon.store.sqlite.bus import SqliteBus
+from antiphon.store.sqlite.queries import query
+from antiphon.store.sqlite.store import SqliteStore
+from antiphon.store.sqlite.unit import SqliteUnit
+from tests.simulate import apps
+
+#: A mutant that is not found by then has survived.
+MOST_SEEDS = 1_000
+#: Virtual seconds after the last fault in which a world of these applications has long come to rest.
+_REST_WITHIN_S = 900.0
+#: One that turns in circles is, too.
+_MOST_STEPS = 400_000
+
+Patch = pytest.MonkeyPatch
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a mutant is looked for in: an application of ``apps``, what comes in, and faults in a thousand points."""
+
+    app: str
+    events: int
+    faults: tuple[tuple[str, float], ...]
+
+    @property
+    def mix(self) -> FaultMix:
+        """The faults."""
+        return FaultMix(dict(self.faults))
+
+
+def trial(app: str = "shop", events: int = 12, **faults: float) -> Trial:
+    """A trial."""
+    return Trial(app, events, tuple(sorted(faults.items())))
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A mistake: what it is, in words, where it is looked for, and the patch that makes it."""
+
+    name: str
+    says: str
+    trial: Trial
+    breaks: Callable[[Patch], None]
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """How a mutant was found: after how many seeds (from 0 on), by which promises; None if it was not."""
+
+    name: str
+    says: str
+    seeds: int
+    promises: list[str]
+    text: str
+    cpu_seconds: float
+
+    @property
+    def found(self) -> bool:
+        """Whether it was."""
+        return bool(self.promises)
+
+
+MUTANTS: dict[str, Mutant] = {}
+
+
+def mutant(says: str, where: Trial) -> Callable[[Callable[[Patch], None]], Callable[[Patch], None]]:
+    """Declare a mutant."""
+
+    def declare(breaks: Callable[[Patch], None]) -> Callable[[Patch], None]:
+        MUTANTS[breaks.__name__] = Mutant(breaks.__name__, says, where, breaks)
+        return breaks
+
+    return declare
+
+
+# ---------------------------------------------------------------------- how they are looked for
+
+
+@cache
+def app_of(name: str) -> App:
+    """An application, made once."""
+    made: App = apps.APPS[name]()
+    return made
+
+
+def violations_of(where: Trial, seed: int) -> list[Violation]:
+    """The promises that one world breaks."""
+    run = World(app_of(where.app), seed, events=where.events, faults=where.mix).run()
+    return [violation for violation in run.violations if _is_a_promise(violation.name)]
+
+
+def _is_a_promise(name: str) -> bool:
+    return name[:1] == "G" and name[1:2] in "123456789"
+
+
+@contextmanager
+def bounded() -> Iterator[Patch]:
+    """Worlds that do not come to rest are given up soon."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(world, "_SETTLES_WITHIN_S", _REST_WITHIN_S)
+        patch.setattr(world, "SimLoop", partial(SimLoop, most_steps=_MOST_STEPS))
+        patch.setattr(templates, "_MADE", {})
+        yield patch
+
+
+def hunt(sought: Mutant, most: int = MOST_SEEDS) -> Finding:
+    """Look for a mutant, seed by seed, until it is found."""
+    began = time.process_time()
+    with bounded() as patch:
+        sought.breaks(patch)
+        for seed in range(most):
+            found = violations_of(sought.trial, seed)
+            if found:
+                promises = list(dict.fromkeys(violation.name for violation in found))
+                spent = time.process_time() - began
+                return Finding(sought.name, sought.says, seed + 1, promises, found[0].text, round(spent, 2))
+    return Finding(sought.name, sought.says, most, [], "", round(time.process_time() - began, 2))
+
+
+def control(seeds: dict[Trial, int]) -> dict[Trial, list[tuple[int, Violation]]]:
+    """What the engine as it is breaks in so many seeds of each trial: nothing."""
+    broken: dict[Trial, list[tuple[int, Violation]]] = {}
+    with bounded():
+        for where, count in seeds.items():
+            found = [(seed, each) for seed in range(count) for each in violations_of(where, seed)]
+            if found:
+                broken[where] = found
+    return broken
+
+
+# ---------------------------------------------------------------------- what patches share
+
+
+def change_sql(patch: Patch, block: str, found: str, put: str) -> None:
+    """Put something else into a block of SQL."""
+    sql = query(block)
+    assert found in sql, f"{block} has no {found!r}"
+    patch.setitem(queries.blocks(), block, sql.replace(found, put))
+    for name in ("append", "append_plain"):
+        if name == block:
+            patch.setattr(unit, f"_{name.upper()}", query(name))
+
+
+def change_file(patch: Patch, name: str, found: str, put: str) -> None:
+    """Put something else into a file of SQL."""
+    sql, text = queries.text(name), queries.text
+    assert found in sql, f"{name} has no {found!r}"
+    from antiphon.store.sqlite import migrations
+
+    patch.setattr(migrations, "text", lambda asked: sql.replace(found, put) if asked == name else text(asked))
+
+
+_CRASHES = trial(events=10, crash=4.0)
+_FAILURES = trial(events=10, handler=40.0)
+_BUS = trial(events=10, drop=20.0, duplicate=20.0)
+
+
+# ---------------------------------------------------------------------- G1: what is published is there for ever
+
+
+@mutant("a commit is said to be durable before SQLite has it", _CRASHES)
+def acknowledged_before_commit(patch: Patch) -> None:
+    commit = writer.Writer._commit
+
+    async def acknowledge(self: writer.Writer, group: writer.Group) -> None:
+        if not group.durable.done():
+            group.durable.set_result(None)
+        self._chore(self._commit_unless_joined(group))
+
+    async def commit_later(self: writer.Writer, group: writer.Group) -> None:
+        await asyncio.sleep(0.02)
+        group.durable = asyncio.get_running_loop().create_future()
+        await commit(self, group)
+
+    patch.setattr(writer.Writer, "_finish", acknowledge)
+    patch.setattr(writer.Writer, "_commit", commit_later)
+
+
+@mutant("commits are not synced: the power takes them away", trial(events=10, power=2.0))
+def acknowledged_before_sync(patch: Patch) -> None:
+    configure = connection._configure
+
+    def without_sync(opened: Any, read_only: bool) -> None:
+        configure(opened, read_only)
+        opened.execute("PRAGMA synchronous = OFF")
+
+    patch.setattr(connection, "_configure", without_sync)
+
+
+@mutant("an event that comes again replaces the one that is there", _BUS)
+def facts_change(patch: Patch) -> None:
+    for block in ("append", "append_plain"):
+        change_sql(patch, block, "DO NOTHING", "DO UPDATE SET data = excluded.data")
+
+
+# ---------------------------------------------------------------------- G2: effects and settling are one
+
+
+@mutant("deliveries are settled in a transaction before that of their effects", _CRASHES)
+def settled_before_commit(patch: Patch) -> None:
+    run = BatchRunner.run
+
+    async def settle_first(self: BatchRunner, lease: Lease, attempts: Sequence[Attempt]) -> Batch:
+        upto = max([attempt.event.seq for attempt in attempts if attempt.fresh], default=lease.seq)
+        async with self._store.unit() as early:
+            await early.settle(lease, [], upto)
+        return await run(self, lease, attempts)
+
+    patch.setattr(BatchRunner, "run", settle_first)
+
+
+@mutant("the cursor moves past an event that has to be tried again", _FAILURES)
+def cursor_past_a_retry(patch: Patch) -> None:
+    settle_row = SqliteUnit._settle_row
+
+    def forget_fresh(self: SqliteUnit, handler_id: int, result: Settled, now: int) -> None:
+        if not (result.fresh and isinstance(result.verdict, RetryAt)):
+            settle_row(self, handler_id, result, now)
+
+    patch.setattr(SqliteUnit, "_settle_row", forget_fresh)
+
+
+@mutant("what a handler wrote before it raised is kept", _FAILURES)
+def failed_writes_kept(patch: Patch) -> None:
+    async def keep(self: Transaction, error: BaseException) -> None:
+        self.outgoing.clear()
+        manager, self._manager = self._manager, None
+        self.end()
+        if manager is not None:
+            await manager.__aexit__(None, None, None)
+
+    patch.setattr(Transaction, "abandon", keep)
+
+
+@mutant("what a handler published before it raised is published", _FAILURES)
+def rolled_back_event_published(patch: Patch) -> None:
+    fail = BatchRunner._fail
+
+    async def publish_all_the_same(
+        self: BatchRunner, tx: Transaction, attempt: Attempt, error: Exception, batch: Batch
+    ) -> None:
+        batch.outgoing += tx.outgoing
+        await fail(self, tx, attempt, error, batch)
+
+    patch.setattr(BatchRunner, "_fail", publish_all_the_same)
+
+
+# ---------------------------------------------------------------------- G3: each event takes effect once
+
+
+@mutant("a lease has no fence: who has lost it settles all the same", trial(events=12, stall=4.0))
+def lease_without_fence(patch: Patch) -> None:
+    change_sql(patch, "move_cursor", "AND epoch = ?6", "AND ?6 >= 0")
+
+
+@mutant("a lease changes hands under the same token", _CRASHES)
+def same_token_for_the_next(patch: Patch) -> None:
+    change_sql(patch, "take_lease", "epoch + 1", "epoch")
+
+
+@mutant("a lease is taken from a worker that lives and has renewed it", trial(events=6))
+def lease_taken_from_the_living(patch: Patch) -> None:
+    patch.setattr(leases, "_is_free", lambda *_: True)
+
+
+@mutant("an inlet's position is moved before its events are kept", trial(events=10, crash=6.0))
+def received_before_kept(patch: Patch) -> None:
+    move = Inlet._move
+
+    async def move_first(self: Inlet, after: dict[str, int]) -> bool:
+        events = await self._bus.receive(after, 1)
+        if events:
+            async with self._store.unit() as early:
+                for type_ in after:
+                    await early.move_position(f"read:{type_}", events[-1].seq)
+        return await move(self, after)
+
+    patch.setattr(Inlet, "_move", move_first)
+
+
+@mutant("the inbox is forgotten: an event that arrives again is kept again", _BUS)
+def inbox_forgotten(patch: Patch) -> None:
+    change_file(patch, "schema.sql", "CREATE UNIQUE INDEX antiphon_log_id", "CREATE INDEX antiphon_log_id")
+    for block in ("append", "append_plain"):
+        change_sql(patch, block, "ON CONFLICT (id) DO NOTHING", "")
+
+
+@mutant("an outlet takes events for sent although sending failed", _BUS)
+def sent_before_confirmed(patch: Patch) -> None:
+    move = Outlet.move
+
+    async def go_on(self: Outlet) -> bool:
+        events = await self._store.read_log(self._position, 256)
+        try:
+            return await move(self)
+        except StoreError:
+            self._position = events[-1].seq
+            return True
+
+    patch.setattr(Outlet, "move", go_on)
+
+
+@mutant("the bus notes how far it has taken a log before it has the events", _CRASHES)
+def noted_before_taken(patch: Patch) -> None:
+    async def note_first(self: SqliteBus, sender: str, after_seq: int, upto_seq: int, events: Sequence[Any]) -> int:
+        now, name = self.store.clock.now_ms(), f"outlet:{sender}"
+        async with self.store.unit() as early:
+            await early.execute(query("put_position"), (name, now))
+            if not await early.execute(query("advance_position"), (upto_seq, now, name, after_seq)):
+                return int(dict(await early.fetch_all(query("positions")))[name])
+        async with self.store.unit() as late:
+            await late.append([(envelope, PUBLISHED) for envelope in events])
+        return upto_seq
+
+    patch.setattr(SqliteBus, "send", note_first)
+
+
+@mutant("a bus takes a batch from wherever its sender believes it is", trial(events=20, delay=40.0))
+def bus_goes_back(patch: Patch) -> None:
+    change_sql(patch, "advance_position", "AND seq <= ?", "AND ? >= 0")
+
+
+@mutant("the gateway forgets which requests it has answered", trial(events=10, drop=30.0, duplicate=20.0))
+def idempotency_key_forgotten(patch: Patch) -> None:
+    async def keep_nothing(*_: Any) -> bool:
+        return True
+
+    patch.setattr(idempotency, "keep_answer", keep_nothing)
+
+
+@mutant("the gateway keeps its answer in a transaction after that of the route", trial(events=10, crash=4.0, drop=10.0))
+def answer_kept_afterwards(patch: Patch) -> None:
+    keep_answer = idempotency.keep_answer
+    late: list[Any] = []
+
+    async def keep_later(unit_: Any, *answer: Any) -> bool:
+        late.append(answer)
+        return True
+
+    answer_route = idempotency.Idempotency.answer
+
+    async def answer(self: Any, store: SqliteStore, route: str, request: Any, perform: Any) -> Any:
+        response = await answer_route(self, store, route, request, perform)
+        waiting = [each for each in late if each[0] == route]
+        late.clear()
+        for each in waiting:
+            async with store.unit() as afterwards:
+                await keep_answer(afterwards, *each)
+        return response
+
+    patch.setattr(idempotency, "keep_answer", keep_later)
+    patch.setattr(idempotency.Idempotency, "answer", answer)
+
+
+@mutant("a handler that undoes another's work is not settled the first time: it undoes twice", trial(events=10))
+def compensation_twice(patch: Patch) -> None:
+    succeed = BatchRunner._succeed
+
+    def once_more(self: BatchRunner, tx: Transaction, attempt: Attempt, batch: Batch) -> None:
+        if self._judge._spec.compensates is None or not attempt.fresh:
+            succeed(self, tx, attempt, batch)
+            return
+        batch.outgoing += tx.outgoing
+        tx.end()
+        again = RetryAt(self._judge._store.store_ms())
+        batch.results.append(Settled(attempt.event, again, True, 1, attempt.first_ms, burns=False))
+        batch.upto_seq = attempt.event.seq
+
+    patch.setattr(BatchRunner, "_succeed", once_more)
+
+
+# ---------------------------------------------------------------------- G4: order by key
+
+
+@mutant("a failing event does not hold back its key", _FAILURES)
+def key_order_dropped(patch: Patch) -> None:
+    patch.setattr(BatchRunner, "_waits", staticmethod(lambda *_: False))
+
+
+@mutant("of a key, the retry that is due first runs first", _FAILURES)
+def retries_out_of_order(patch: Patch) -> None:
+    for block in ("due_deliveries", "next_due"):
+        change_sql(patch, block, "earlier.seq < d.seq", "earlier.seq < 0")
+    change_sql(patch, "promote_next", "SELECT min(seq)", "SELECT max(seq)")
+
+
+# ---------------------------------------------------------------------- G5: bounded, and never dropped
+
+
+@mutant("an event whose attempts are used up is dropped", _FAILURES)
+def dead_letter_dropped(patch: Patch) -> None:
+    settle_row = SqliteUnit._settle_row
+
+    def drop(self: SqliteUnit, handler_id: int, result: Settled, now: int) -> None:
+        settle_row(self, handler_id, result, now)
+        if isinstance(result.verdict, DeadLetter):
+            self._connection.execute(query("end_delivery"), (handler_id, result.event.seq))
+
+    patch.setattr(SqliteUnit, "_settle_row", drop)
+
+
+@mutant("a dead letter does not say why", _FAILURES)
+def dead_letter_without_reason(patch: Patch) -> None:
+    change_sql(patch, "put_delivery", "reason = excluded.reason", "reason = NULL")
+    change_sql(patch, "put_delivery", "VALUES (?, ?, ?, ?, ?, ?, ?, ?,", "VALUES (?, ?, ?, ?, ?, ?, ?, nullif(?, ?8),")
+
+
+@mutant("attempts are counted from one again after a crash", trial(events=12, handler=80.0, crash=4.0, stall=1.0))
+def attempts_forgotten_by_a_crash(patch: Patch) -> None:
+    change_sql(patch, "suspect_running", "attempts = max(attempts - 1, 0)", "attempts = 0")
+    change_sql(patch, "suspect_due", "suspect = 1", "suspect = 1, attempts = 0")
+
+
+@mutant("an event is given up after its first attempt", _FAILURES)
+def given_up_too_soon(patch: Patch) -> None:
+    failed = Judge.failed
+
+    def give_up(self: Judge, attempt: Attempt, error: BaseException) -> Settled:
+        settled = failed(self, attempt, error)
+        if isinstance(settled.verdict, RetryAt):
+            from antiphon.model.delivery import Status
+
+            return msgspec.structs.replace(settled, verdict=DeadLetter(Status.FAILED, "enough"))
+        return settled
+
+    patch.setattr(Judge, "failed", give_up)
+
+
+@mutant("a timer stays when it has fired", trial(events=6))
+def timer_stays(patch: Patch) -> None:
+    end_timer = SqliteUnit.end_timer
+
+    async def put_off(self: SqliteUnit, timer_id: str) -> bool:
+        if asyncio.current_task().get_name().startswith("timers"):  # type: ignore[union-attr]
+            later = self._store_ms + 3_600_000
+            return await self.execute("UPDATE antiphon_timers SET due_ms = ? WHERE id = ?", (later, timer_id)) == 1
+        return await end_timer(self, timer_id)
+
+    patch.setattr(SqliteUnit, "end_timer", put_off)
+
+
+@mutant("a timer is removed in a transaction before its event is published", trial(events=10, crash=6.0))
+def timer_removed_before_it_fired(patch: Patch) -> None:
+    async def remove_first(store: SqliteStore, occur: Any, limit: int) -> int:
+        async with store.unit() as early:
+            rows = await early.fetch_all(query("due_timers"), ("store", store.store_ms(), limit))
+            for row in rows:
+                await early.end_timer(row["id"])
+        async with store.unit() as late:
+            await late.append([(occur(timers._timer(row))[0], row["origin"]) for row in rows])
+        return len(rows)
+
+    patch.setattr(timers, "fire_timers", remove_first)
+
+
+@mutant("a delayed event comes before its time", trial(events=6))
+def timer_early(patch: Patch) -> None:
+    change_sql(patch, "due_timers", "due_ms <= ?", "due_ms <= ? + 30000")
+    next_timer_ms = timers.next_timer_ms
+
+    def sooner(store: SqliteStore) -> int | None:
+        wait = next_timer_ms(store)
+        return None if wait is None else wait - 2_000
+
+    patch.setattr(timers, "next_timer_ms", sooner)
+
+
+# ---------------------------------------------------------------------- G7: every why is on record
+
+
+@mutant("an event does not belong to the process of what caused it", trial(events=4))
+def process_forgotten(patch: Patch) -> None:
+    publisher = Transaction.publish
+
+    def begin_anew(self: Transaction, event: object, **how: Any) -> str:
+        id_ = publisher(self, event, **how)
+        envelope, origin = self.outgoing[-1]
+        self.outgoing[-1] = (msgspec.structs.replace(envelope, correlation_id=id_), origin)
+        return id_
+
+    patch.setattr(Transaction, "publish", begin_anew)
+
+
+@mutant("failed attempts are not written down", _FAILURES)
+def attempts_not_on_record(patch: Patch) -> None:
+    change_sql(patch, "put_attempt", "VALUES (?, ?, ?, ?, ?, ?, ?, ?)", "SELECT ?, ?, ?, ?, ?, ?, ?, ? WHERE 0")
+
+
+# ---------------------------------------------------------------------- G8: nobody suffers for another
+
+
+@mutant("whoever ran when a process died is blamed for it", trial(events=12, crash=8.0))
+def bystanders_blamed(patch: Patch) -> None:
+    change_sql(patch, "suspect_running", "crashes + suspect", "crashes + 1")
+
+
+@mutant("a suspect runs beside others", trial(events=12, handler=80.0, crash=8.0))
+def suspects_beside_others(patch: Patch) -> None:
+    from antiphon.runtime.signals import Solo
+
+    patch.setattr(Solo, "alone", Solo.together)
+
+
+@mutant("an event that kills its process is tried for ever", trial(events=8, handler=80.0))
+def killer_never_set_aside(patch: Patch) -> None:
+    patch.setattr(Judge, "crashed", lambda *_: None)
+
+
+@mutant("the lease of a dead worker is never taken over", _CRASHES)
+def lease_never_taken_over(patch: Patch) -> None:
+    patch.setattr(leases, "_is_free", lambda _store, row, owner: row["owner"] in (None, owner))
+
+
+@mutant("the living renew the leases of the dead", trial(events=10, crash=4.0))
+def lease_renewed_by_others(patch: Patch) -> None:
+    change_sql(patch, "renew_leases", "WHERE owner = ?", "WHERE owner >= '' OR owner = ?")
+    patch.setattr(
+        leases,
+        "_is_free",
+        lambda store, row, owner: row["owner"] in (None, owner) or row["lease_until_ms"] <= store.store_ms(),
+    )
+
+
+# ---------------------------------------------------------------------- the command
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Look for all mutants, or for those that are named; say what was found, and whether the engine is sound."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulate.mutants", description=main.__doc__)
+    parser.add_argument("names", nargs="*", help="mutants (default: all)")
+    parser.add_argument("--seeds", metavar="N", type=int, default=MOST_SEEDS, help=f"at most (default {MOST_SEEDS})")
+    parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
+    options = parser.parse_args(arguments)
+    findings, seeds = [], dict[Trial, int]()
+    for name in options.names or MUTANTS:
+        sought = MUTANTS[name]
+        finding = hunt(sought, options.seeds)
+        findings.append(finding)
+        seeds[sought.trial] = max(seeds.get(sought.trial, 0), finding.seeds)
+        where = ", ".join(finding.promises) or "NOT FOUND"
+        print(f"{finding.seeds:5} seeds {finding.cpu_seconds:7.2f} s  {name:32} {where}", flush=True)
+        if finding.found:
+            print(f"{'':21}{finding.text}", file=sys.stderr)
+    broken = control(seeds)
+    for where, found in broken.items():
+        print(f"the engine itself, {where}: {found}")
+    if options.json:
+        print(
+            json.dumps(
+                {
+                    "mutants": msgspec.to_builtins(findings),
+                    "control_seeds": sum(seeds.values()),
+                    "control_violations": sum(map(len, broken.values())),
+                }
+            )
+        )
+    return 0 if not broken and all(finding.found for finding in findings) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
