@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from random import Random
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel
 
 from antiphon import (
     App,
+    Command,
+    Effects,
     Event,
+    Reject,
     Retry,
     Service,
     Transaction,
+    WaitTimedOut,
+    Workflow,
     minutes,
     seconds,
 )
+from antiphon.model.commands import Refused, TimedOut
 from antiphon.store.sqlite.desk import Desk
 from antiphon.store.sqlite.store import SqliteStore
 
@@ -127,4 +135,167 @@ def shop(retry: Retry = QUICK, *, redrives: bool = False, **options: Any) -> App
     return app
 
 
-APPS = {"shop": shop, "shop with redrives": lambda: shop(redrives=True)}
+# ---------------------------------------------------------------------- processes: a workflow, commands, calls outside
+
+
+class Begun(Event, key="order_id"):
+    """An order is to be fulfilled; *wish* tells how it goes."""
+
+    order_id: str
+    wish: int
+
+
+class Shipped(Event, key="order_id"):
+    """It has gone."""
+
+    order_id: str
+    wish: int
+
+
+class GivenUp(Event, key="order_id"):
+    """It was undone."""
+
+    order_id: str
+
+
+class Reserved(Event, key="order_id"):
+    """The stock is there."""
+
+    order_id: str
+
+
+class Short(Event, key="order_id"):
+    """The stock is not there."""
+
+    order_id: str
+
+
+class Reserve(Command[Reserved | Short], key="order_id", to="stock"):
+    """Asks for stock."""
+
+    order_id: str
+    wish: int
+
+
+class Wish(BaseModel):
+    """What a client sends."""
+
+    wish: int
+
+
+#: Ways in which an order goes.
+FINE, NO_STOCK, REFUSED, FAILS_LATE, FAILS_TWICE, UNVERIFIED = range(6)
+#: The letters that have gone out, of each world.
+_SENT: WeakKeyDictionary[asyncio.AbstractEventLoop, set[str]] = WeakKeyDictionary()
+
+
+async def send(order_id: str) -> str:
+    """Send a letter; whoever looks from outside sees that it has gone."""
+    await asyncio.sleep(0.02)
+    _SENT.setdefault(asyncio.get_running_loop(), set()).add(order_id)
+    await asyncio.sleep(0.02)
+    return order_id
+
+
+async def find(order_id: str) -> str | None:
+    """Whether a letter has gone."""
+    await asyncio.sleep(0.01)
+    return order_id if order_id in _SENT.get(asyncio.get_running_loop(), ()) else None
+
+
+def processes() -> App:
+    """Orders that are fulfilled by a workflow, which asks the stock; letters that are sent outside."""
+    orders = Service("orders", tables="CREATE TABLE notes (n INTEGER PRIMARY KEY, what TEXT, order_id TEXT);")
+    stock = Service("stock", tables="CREATE TABLE reserved (order_id TEXT NOT NULL);")
+    mail = Service("mail", tables="CREATE TABLE letters (order_id TEXT NOT NULL);")
+
+    @orders.post("/orders")
+    async def begin(new: Wish, tx: Transaction) -> Begun:
+        return Begun(tx.new_id(), new.wish)
+
+    @orders.post("/questions")
+    async def ask(new: Wish, tx: Transaction) -> None:
+        await tx.request(Reserve(tx.new_id(), new.wish), timeout=seconds(10))
+
+    @orders.on(Reserved, Short, Refused, TimedOut, retry=QUICK)
+    async def hear(answer: Reserved | Short | Refused | TimedOut, tx: Transaction) -> None:
+        await tx.execute("INSERT INTO notes (what, order_id) VALUES (?, ?)", type(answer).__name__, "")
+
+    async def note(tx: Transaction, what: str, order: Begun) -> None:
+        await tx.execute("INSERT INTO notes (what, order_id) VALUES (?, ?)", what, order.order_id)
+
+    async def open_(order: Begun, tx: Transaction) -> None:
+        await note(tx, "opened", order)
+
+    async def close(order: Begun, tx: Transaction) -> None:
+        await note(tx, "closed", order)
+
+    async def charge(order: Begun, tx: Transaction) -> str:
+        await asyncio.sleep(0.01)
+        await note(tx, "charged", order)
+        return f"charge of {order.order_id}"
+
+    async def refund(order: Begun, result: str, tx: Transaction) -> None:
+        await note(tx, "refunded", order)
+
+    async def pack(order: Begun, tx: Transaction) -> None:
+        await note(tx, "packed", order)
+
+    async def unpack(order: Begun, tx: Transaction) -> None:
+        await note(tx, "unpacked", order)
+
+    @orders.workflow(awaits=(Reserved, Short, Refused), retry=QUICK)
+    async def fulfil(order: Begun, wf: Workflow) -> Shipped | GivenUp:
+        await wf.step(open_, order, undo=close)
+        await wf.step(charge, order, undo=refund)
+        try:
+            answer = await wf.request(
+                Reserve(order.order_id, order.wish), Reserved, Short, Refused, timeout=seconds(40)
+            )
+        except WaitTimedOut:
+            answer = None
+        if not isinstance(answer, Reserved):
+            await wf.compensate("no stock")
+            return GivenUp(order.order_id)
+        await wf.step(pack, order, undo=unpack)
+        await wf.sleep(seconds(2))
+        if order.wish == FAILS_TWICE:
+            await wf.compensate("it fails, and that fails too")
+        if order.wish in (FAILS_LATE, FAILS_TWICE):
+            raise ValueError("it fails")
+        return Shipped(order.order_id, order.wish)
+
+    @stock.on(Reserve, retry=QUICK)
+    async def reserve(asked: Reserve, tx: Transaction) -> Reserved | Short:
+        if asked.wish == REFUSED:
+            raise Reject("there is no such thing")
+        if asked.wish == NO_STOCK:
+            return Short(asked.order_id)
+        await tx.execute("INSERT INTO reserved VALUES (?)", asked.order_id)
+        return Reserved(asked.order_id)
+
+    @mail.on(Shipped, retry=QUICK)
+    async def write(shipped: Shipped, effects: Effects, tx: Transaction) -> None:
+        verify = None if shipped.wish == UNVERIFIED else find
+        await effects.once("letter", send, shipped.order_id, verify=verify)
+        await tx.execute("INSERT INTO letters VALUES (?)", shipped.order_id)
+
+    app = App(orders, stock, mail, name="processes", own_stores=True)
+
+    @app.traffic(weight=3)
+    def order(random: Random) -> tuple[str, str, dict[str, Any]]:
+        return "POST", "/orders", {"wish": random.randrange(6)}
+
+    @app.traffic
+    def question(random: Random) -> tuple[str, str, dict[str, Any]]:
+        return "POST", "/questions", {"wish": random.randrange(3)}
+
+    return app
+
+
+APPS: dict[str, Callable[[], App]] = {
+    "shop": shop,
+    "redrives": lambda: shop(redrives=True),
+    "slow": lambda: shop(SLOW, retention=minutes(2)),
+    "processes": processes,
+}

@@ -59,6 +59,7 @@ class Trial:
     app: str
     events: int
     faults: tuple[tuple[str, float], ...]
+    rest_s: float = _REST_WITHIN_S
 
     @property
     def mix(self) -> FaultMix:
@@ -66,9 +67,9 @@ class Trial:
         return FaultMix(dict(self.faults))
 
 
-def trial(app: str = "shop", events: int = 12, **faults: float) -> Trial:
-    """A trial."""
-    return Trial(app, events, tuple(sorted(faults.items())))
+def trial(app: str = "shop", events: int = 12, rest_s: float = _REST_WITHIN_S, **faults: float) -> Trial:
+    """A trial; *rest_s* are the virtual seconds after the last fault in which its worlds have long come to rest."""
+    return Trial(app, events, tuple(sorted(faults.items())), rest_s)
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,7 @@ def app_of(name: str) -> App:
 
 def violations_of(where: Trial, seed: int) -> list[Violation]:
     """The promises that one world breaks."""
+    world._SETTLES_WITHIN_S = where.rest_s
     run = World(app_of(where.app), seed, events=where.events, faults=where.mix).run()
     return [violation for violation in run.violations if _is_a_promise(violation.name)]
 

@@ -161,6 +161,7 @@ class SimPlace:
         """A connection of the process; it closes with it."""
         connection = connect(self._file.path, read_only=read_only, factory=SimConnection)
         assert isinstance(connection, SimConnection)
+        connection.create_function("sim_task", 0, _running_task)
         connection.belong_to(self._process, self._file, self._machine.effects, self._machine)
         return connection
 
@@ -187,6 +188,12 @@ class SimPlace:
     def wal_bytes(self) -> int:
         """The size of the write-ahead log."""
         return self._file.wal.stat().st_size
+
+
+def _running_task() -> str:
+    """The name of the task that runs a statement: triggers tell by it who does something."""
+    task = asyncio.current_task()
+    return task.get_name() if task is not None else ""
 
 
 class _Queue:
