@@ -244,7 +244,7 @@ def processes() -> App:
     async def unpack(order: Begun, tx: Transaction) -> None:
         await note(tx, "unpacked", order)
 
-    @orders.workflow(awaits=(Reserved, Short, Refused), retry=QUICK)
+    @orders.workflow(awaits=(Reserved, Short, Refused), publishes=(Reserve,), retry=QUICK)
     async def fulfil(order: Begun, wf: Workflow) -> Shipped | GivenUp:
         await wf.step(open_, order, undo=close)
         await wf.step(charge, order, undo=refund)

@@ -11,7 +11,7 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
@@ -23,19 +23,26 @@ import pytest
 from antiphon.app import App
 from antiphon.errors import StoreError
 from antiphon.gateway import idempotency
-from antiphon.model.delivery import DeadLetter, RetryAt
-from antiphon.ports import PUBLISHED, Lease, Settled
+from antiphon.model.delivery import DeadLetter, RetryAt, Status
+from antiphon.model.envelope import Envelope
+from antiphon.model.workflows import Kind, Mark, Record
+from antiphon.policy.compensation import to_undo
+from antiphon.ports import PUBLISHED, RECEIVED, Lease, Settled
+from antiphon.runtime import effects
 from antiphon.runtime.attempt import Attempt, Judge
 from antiphon.runtime.batch import Batch, BatchRunner
 from antiphon.runtime.inlet import Inlet
 from antiphon.runtime.outlet import Outlet
+from antiphon.runtime.signals import Solo
 from antiphon.runtime.transaction import Transaction
+from antiphon.runtime.workflow import attempting, engine, undoing
+from antiphon.runtime.workflow.turn import Turn
 from antiphon.simulate import templates, world
 from antiphon.simulate.faults import FaultMix
 from antiphon.simulate.invariants import Violation
 from antiphon.simulate.loop import SimLoop
 from antiphon.simulate.world import World
-from antiphon.store.sqlite import connection, leases, queries, timers, unit, writer
+from antiphon.store.sqlite import answers, connection, leases, migrations, queries, redrives, timers, unit, writer
 from antiphon.store.sqlite.bus import SqliteBus
 from antiphon.store.sqlite.queries import query
 from antiphon.store.sqlite.store import SqliteStore
@@ -184,14 +191,16 @@ def change_file(patch: Patch, name: str, found: str, put: str) -> None:
     """Put something else into a file of SQL."""
     sql, text = queries.text(name), queries.text
     assert found in sql, f"{name} has no {found!r}"
-    from antiphon.store.sqlite import migrations
-
     patch.setattr(migrations, "text", lambda asked: sql.replace(found, put) if asked == name else text(asked))
 
 
 _CRASHES = trial(events=10, crash=4.0)
 _FAILURES = trial(events=10, handler=40.0)
 _BUS = trial(events=10, drop=20.0, duplicate=20.0)
+_PROCESSES = trial("processes", 10)
+_FAILING_PROCESSES = trial("processes", 10, rest_s=7_200.0, handler=20.0)
+_LETTERS = trial("processes", 14, rest_s=7_200.0, handler=15.0, crash=6.0)
+_SLOW = trial("slow", 6, rest_s=7_200.0, handler=60.0)
 
 
 # ---------------------------------------------------------------------- G1: what is published is there for ever
@@ -307,7 +316,7 @@ def received_before_kept(patch: Patch) -> None:
     move = Inlet._move
 
     async def move_first(self: Inlet, after: dict[str, int]) -> bool:
-        events = await self._bus.receive(after, 1)
+        events = await self._bus.receive(self._service, after, 1)
         if events:
             async with self._store.unit() as early:
                 for type_ in after:
@@ -369,7 +378,7 @@ def idempotency_key_forgotten(patch: Patch) -> None:
 
 @mutant("the gateway keeps its answer in a transaction after that of the route", trial(events=10, crash=4.0, drop=10.0))
 def answer_kept_afterwards(patch: Patch) -> None:
-    keep_answer = idempotency.keep_answer
+    keep_answer = answers.keep_answer
     late: list[Any] = []
 
     async def keep_later(unit_: Any, *answer: Any) -> bool:
@@ -457,8 +466,6 @@ def given_up_too_soon(patch: Patch) -> None:
     def give_up(self: Judge, attempt: Attempt, error: BaseException) -> Settled:
         settled = failed(self, attempt, error)
         if isinstance(settled.verdict, RetryAt):
-            from antiphon.model.delivery import Status
-
             return msgspec.structs.replace(settled, verdict=DeadLetter(Status.FAILED, "enough"))
         return settled
 
@@ -535,8 +542,6 @@ def bystanders_blamed(patch: Patch) -> None:
 
 @mutant("a suspect runs beside others", trial(events=12, handler=80.0, crash=8.0))
 def suspects_beside_others(patch: Patch) -> None:
-    from antiphon.runtime.signals import Solo
-
     patch.setattr(Solo, "alone", Solo.together)
 
 
@@ -560,6 +565,216 @@ def lease_renewed_by_others(patch: Patch) -> None:
     )
 
 
+# ---------------------------------------------------------------------- replies to commands
+
+
+@mutant("an inlet drops what is addressed to its service", _PROCESSES)
+def reply_lost_on_the_way(patch: Patch) -> None:
+    append = SqliteUnit.append
+
+    async def drop_answers(self: SqliteUnit, events: Iterable[tuple[Envelope, int]]) -> int:
+        kept = [each for each in events if each[1] != RECEIVED or each[0].request_id is None]
+        return await append(self, kept)
+
+    patch.setattr(SqliteUnit, "append", drop_answers)
+
+
+@mutant("what a command's handler publishes is no reply to it", _PROCESSES)
+def reply_not_addressed(patch: Patch) -> None:
+    patch.setattr(Transaction, "_answers", lambda *_: False)
+
+
+@mutant("a reply is sent twice", _PROCESSES)
+def reply_doubled(patch: Patch) -> None:
+    publish = Transaction.publish
+
+    def twice(self: Transaction, event: object, **how: Any) -> str:
+        id_ = publish(self, event, **how)
+        envelope, origin = self.outgoing[-1]
+        if envelope.request_id is not None:
+            another = msgspec.structs.replace(envelope, id=self._publisher.clock.new_id())
+            self.outgoing.append((another, origin))
+        return id_
+
+    patch.setattr(Transaction, "publish", twice)
+
+
+@mutant("a command that is set aside is not answered", _PROCESSES)
+def refusal_forgotten(patch: Patch) -> None:
+    patch.setattr(Judge, "_answer", lambda *_: None)
+
+
+@mutant("a command runs out of time although it was answered", _PROCESSES)
+def time_out_of_the_answered(patch: Patch) -> None:
+    change_sql(patch, "end_timer", "WHERE id = ?", "WHERE id = ? AND (id NOT LIKE 'timeout:%' OR due_ms < 0)")
+
+    async def remove(store: SqliteStore, occur: Any, limit: int) -> int:
+        fired = await fire_timers(store, occur, limit)
+        async with store.unit() as late:
+            await late.execute(
+                "DELETE FROM antiphon_timers WHERE id LIKE 'timeout:%' AND due_ms <= ?", (store.store_ms(),)
+            )
+        return fired
+
+    fire_timers = timers.fire_timers
+    patch.setattr(timers, "fire_timers", remove)
+
+
+# ---------------------------------------------------------------------- G6: workflows
+
+
+@mutant("a step is recorded as done although it failed", _FAILING_PROCESSES)
+def step_recorded_before_it_ran(patch: Patch) -> None:
+    def recorded(
+        turn: Turn, wanted: attempting.Attempt, position: str, record: Record | None, failure: Exception
+    ) -> Record:
+        if record is None:
+            return turn.close(position, wanted.kind, wanted.name, b"null")
+        return turn.change(record, Mark.DONE, result=b"null")
+
+    patch.setattr(attempting, "_failed", recorded)
+
+
+@mutant("what a step returned is not recorded: the next turn takes the step again", _PROCESSES)
+def step_not_recorded(patch: Patch) -> None:
+    close = Turn.close
+
+    def forget(self: Turn, position: str, kind: Kind, name: str, result: bytes | None = None) -> Record:
+        record = close(self, position, kind, name, result)
+        if kind is Kind.STEP:
+            del self._unsaved[position]
+        return record
+
+    patch.setattr(Turn, "close", forget)
+
+
+@mutant("a step outside a batch commits before it is recorded", trial("processes", 10, crash=4.0))
+def step_committed_before_its_record(patch: Patch) -> None:
+    checkpoint = Turn.checkpoint
+
+    async def commit_first(self: Turn, tx: Transaction) -> None:
+        unit_ = await tx.unit()
+        await unit_.append(tx.mark())
+        await tx.checkpoint()
+        await checkpoint(self, tx)
+
+    patch.setattr(Turn, "checkpoint", commit_first)
+
+
+@mutant("a run has no fence: who has lost it records its steps all the same", trial("processes", 12, stall=6.0))
+def run_without_fence(patch: Patch) -> None:
+    change_sql(patch, "update_run", "AND rev = ?", "AND ? >= 0")
+
+
+@mutant("the first step of a run is left out when it is undone", _FAILING_PROCESSES)
+def undo_skipped(patch: Patch) -> None:
+    patch.setattr(undoing, "to_undo", lambda done, undone: to_undo(done, undone)[:-1])
+
+
+@mutant("a run undoes its steps in the order in which they were done", _PROCESSES)
+def undone_forwards(patch: Patch) -> None:
+    patch.setattr(undoing, "to_undo", lambda done, undone: to_undo(done, undone)[::-1])
+
+
+@mutant("what a run has undone by itself is undone again when it fails", _PROCESSES)
+def undone_twice(patch: Patch) -> None:
+    patch.setattr(undoing, "to_undo", lambda done, _: to_undo(done, ()))
+
+
+@mutant("a run that sleeps is not woken", _PROCESSES)
+def run_never_woken(patch: Patch) -> None:
+    def set_no_timer(self: Turn, record: Record, due_ms: int) -> None:
+        record.due_ms = due_ms
+        self._keep(record)
+
+    patch.setattr(Turn, "set_timer", set_no_timer)
+
+
+@mutant("a run that has ended is moved on again", _FAILING_PROCESSES)
+def ended_run_goes_on(patch: Patch) -> None:
+    patch.setattr(engine, "ENDED", frozenset())
+    patch.setattr(engine, "check_run_transition", lambda *_: None)
+    monkey = engine._act
+
+    async def act(turn: Turn, advance: Any) -> bool:
+        turn.run.error = turn.run.error if turn.run.result is None else "once more"
+        return await monkey(turn, advance)
+
+    patch.setattr(engine, "_act", act)
+
+
+# ---------------------------------------------------------------------- G9: calls outside
+
+
+@mutant("a call whose outcome is unknown is made again, and nobody looks first", _LETTERS)
+def called_blindly(patch: Patch) -> None:
+    patch.setattr(effects, "next_step", lambda *_, **__: "call")
+
+
+@mutant("that a call is about to be made is not recorded", _LETTERS)
+def intent_not_recorded(patch: Patch) -> None:
+    intend = effects.Effects._intend
+
+    async def keep_in_mind(self: Any, name: str, known: Any) -> Any:
+        made: Any = await intend(self, name, known)
+        async with self._store.unit() as late:
+            await late.execute("DELETE FROM antiphon_effects WHERE key = ?", (made.key,))
+        return made
+
+    patch.setattr(effects.Effects, "_intend", keep_in_mind)
+
+
+@mutant("what became of a call is not recorded with the handler's work", _LETTERS)
+def outcome_not_recorded(patch: Patch) -> None:
+    async def forget(self: Any, _: Any) -> None:
+        self._unrecorded.clear()
+
+    patch.setattr(effects.Effects, "record", forget)
+
+
+# ---------------------------------------------------------------------- what people see, and do
+
+
+@mutant("the event table shows COMPLETED for what waits to be tried again", _FAILURES)
+def retry_shown_as_completed(patch: Patch) -> None:
+    change_file(patch, "views.sql", "WHEN d.status IS NOT NULL", "WHEN d.status IS NOT NULL AND d.status <> 'RETRY'")
+
+
+@mutant("the event table shows UNPROCESSED for what took effect last", trial(events=4))
+def completed_shown_as_unprocessed(patch: Patch) -> None:
+    change_file(patch, "views.sql", "WHEN l.seq <= h.seq THEN 'COMPLETED'", "WHEN l.seq < h.seq THEN 'COMPLETED'")
+
+
+@mutant("a redrive puts back what has been dealt with, too", trial("redrives", 16, handler=60.0))
+def redrive_that_doubles(patch: Patch) -> None:
+    async def put_back(unit_: SqliteUnit, handler_id: int, seq: int, type_: str, store_ms: int, now_ms: int) -> bool:
+        revived = await revive(unit_, handler_id, seq, type_, store_ms, now_ms)
+        await unit_.execute(
+            "INSERT OR IGNORE INTO antiphon_deliveries (handler_id, seq, key, status, due_ms, updated_ms) "
+            "SELECT ?1, seq, key, 'UNPROCESSED', ?3, ?4 FROM antiphon_log WHERE type = ?5 AND seq < ?2",
+            (handler_id, seq, store_ms, now_ms, type_),
+        )
+        return revived
+
+    revive = redrives.revive
+    patch.setattr(redrives, "revive", put_back)
+
+
+@mutant("retention removes events that wait for their next attempt", _SLOW)
+def retention_of_what_is_retried(patch: Patch) -> None:
+    change_sql(patch, "unneeded", "WHERE d.archived IS NULL", "WHERE d.archived IS NULL AND d.status <> 'RETRY'")
+
+
+@mutant("retention removes dead letters that nobody has looked at", _SLOW)
+def retention_of_dead_letters(patch: Patch) -> None:
+    change_sql(
+        patch,
+        "unneeded",
+        "WHERE d.archived IS NULL",
+        "WHERE d.archived IS NULL AND d.status NOT IN ('ERROR', 'FAILED')",
+    )
+
+
 # ---------------------------------------------------------------------- the command
 
 
@@ -576,13 +791,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finding = hunt(sought, options.seeds)
         findings.append(finding)
         seeds[sought.trial] = max(seeds.get(sought.trial, 0), finding.seeds)
-        where = ", ".join(finding.promises) or "NOT FOUND"
-        print(f"{finding.seeds:5} seeds {finding.cpu_seconds:7.2f} s  {name:32} {where}", flush=True)
+        broken_ones = ", ".join(finding.promises) or "NOT FOUND"
+        print(f"{finding.seeds:5} seeds {finding.cpu_seconds:7.2f} s  {name:32} {broken_ones}", flush=True)
         if finding.found:
             print(f"{'':21}{finding.text}", file=sys.stderr)
     broken = control(seeds)
-    for where, found in broken.items():
-        print(f"the engine itself, {where}: {found}")
+    for where, violations in broken.items():
+        print(f"the engine itself, {where}: {violations}")
     if options.json:
         print(
             json.dumps(

@@ -51,6 +51,12 @@ class Evidence:
         self.clock_offsets: dict[str, tuple[int, int]] = {}
         #: The answers to commands, by store, command and sort.
         self.answers: dict[tuple[str, str, str], str] = {}
+        #: All answers to a command that a store has, in the order of its log.
+        self.answered: dict[tuple[str, str], list[str]] = {}
+        #: The types that answer each command.
+        self.replies = {
+            command.name: {reply.name for reply in command.replies} for spec in app.specs for command in spec.commands
+        }
         #: How often each step of a run (workflow, run, position) took effect, and its undo (1).
         self.steps_done: Counter[tuple[str, str, str, int]] = Counter()
         #: Handlers that ran beside others while they were said to run alone.

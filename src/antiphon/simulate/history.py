@@ -140,11 +140,12 @@ _LEASES = "SELECT n, handler, old_owner, owner, old_epoch, epoch, until_ms FROM 
 _HANDLERS = "SELECT id, name, service, seq, owner FROM antiphon_handlers"
 _DELIVERIES = "SELECT handler_id, seq, status, attempts, crashes, suspect, reason, due_ms FROM antiphon_deliveries"
 _TIMERS = "SELECT id, due_ms, clock, recurring, type FROM sim_timers"
-_FIRED = "SELECT n, id, EXISTS (SELECT 1 FROM antiphon_log AS l WHERE l.id = f.id) FROM sim_fired AS f WHERE n > ? ORDER BY n"
+_FIRED = "SELECT n, id, id IN (SELECT l.id FROM antiphon_log AS l) FROM sim_fired WHERE n > ? ORDER BY n"
 _STEPS = "SELECT n, workflow, run, position, is_undo, can_be_undone FROM sim_steps WHERE n > ? ORDER BY n"
 _RUNS = "SELECT nr, workflow, id, state, order_key, correlation_id, due_ms FROM antiphon_runs ORDER BY nr"
 _JOURNAL = "SELECT run, position, kind, mark, nr, result FROM antiphon_journal"
 _SHOWN = "SELECT HANDLER, EVENT_ID, STATUS FROM antiphon_events"
+_OF_EVENTS = " WHERE EVENT_ID IN (SELECT value FROM json_each(?))"
 _WRONGS = "SELECT n, invariant, text FROM sim_wrongs WHERE n > ? ORDER BY n"
 #: The types of the engine's own events begin so.
 OURS = "antiphon."
@@ -164,6 +165,7 @@ class StoreHistory:
         self._last_fired = 0
         self.log: list[Logged] = []
         self.by_id: dict[str, Logged] = {}
+        self._by_seq: dict[int, Logged] = {}
         self.effects: list[Effect] = []
         self.new_log: list[Logged] = []
         self.new_effects: list[Effect] = []
@@ -197,6 +199,7 @@ class StoreHistory:
         self._last_lease = self.takeovers[-1].n if self.takeovers else self._last_lease
         self.log += self.new_log
         self.by_id.update((event.id, event) for event in self.new_log)
+        self._by_seq.update((event.seq, event) for event in self.new_log)
         self.effects += self.new_effects
         fired = self._rows(_FIRED, self._last_fired)
         self._last_fired = fired[-1][0] if fired else self._last_fired
@@ -218,6 +221,10 @@ class StoreHistory:
             row[0]
             for row in self._rows("SELECT id FROM antiphon_log WHERE id IN (SELECT value FROM json_each(?))", wanted)
         }
+
+    def at(self, seq: int) -> Logged:
+        """The event at a position."""
+        return self._by_seq[seq]
 
     def counts(self) -> tuple[int, int]:
         """How many events and effects there are now."""
@@ -280,11 +287,8 @@ class StoreHistory:
 
     def shown_now(self, ids: Iterable[str] | None = None) -> dict[tuple[str, str], str]:
         """The status that the event table shows, by handler and event (None: of all events)."""
-        if ids is None:
-            rows = self._rows(_SHOWN)
-        else:
-            wanted = msgspec.json.encode(sorted(ids)).decode()
-            rows = self._rows(f"{_SHOWN} WHERE EVENT_ID IN (SELECT value FROM json_each(?))", wanted)
+        wanted = None if ids is None else msgspec.json.encode(sorted(ids)).decode()
+        rows = self._rows(_SHOWN) if wanted is None else self._rows(_SHOWN + _OF_EVENTS, wanted)
         return {(row[0], row[1]): row[2] for row in rows}
 
     def effect_states_now(self) -> dict[tuple[str, str, str], str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from types import GeneratorType
@@ -64,7 +64,8 @@ END;
 CREATE TRIGGER IF NOT EXISTS sim_record AFTER UPDATE ON antiphon_journal
 WHEN OLD.mark = 'DONE' AND (NEW.mark <> 'DONE' OR NEW.result IS NOT OLD.result) BEGIN
     INSERT INTO sim_wrongs (invariant, text)
-    VALUES ('G6 journals_stay', OLD.kind || ' ' || OLD.name || ' of run ' || OLD.run || ' was done, and is recorded anew');
+    VALUES ('G6 journals_stay',
+            OLD.kind || ' ' || OLD.name || ' of run ' || OLD.run || ' was done, and is recorded anew');
 END;
 CREATE TRIGGER IF NOT EXISTS sim_end AFTER UPDATE OF state ON antiphon_runs
 WHEN OLD.state IN ('COMPLETED', 'COMPENSATED', 'FAILED', 'CANCELLED') AND NEW.state <> OLD.state BEGIN
@@ -96,6 +97,8 @@ _ROW = (
     "WHERE h.name = ? AND l.id = ?"
 )
 _FOR_EVER_S = 1e9
+#: A step of a workflow fails so often at most; its policy may have patience for days.
+_CALLS_OF_A_STEP = 3
 _REFUSED = (Reject, InvalidEvent, NotAnnotated, AmbiguousEffect)
 
 
@@ -184,7 +187,7 @@ class Watcher:
 
     def __init__(self, world: Surroundings) -> None:
         self._world = world
-        self._steps = StepWatcher(world.ledger)
+        self._steps = StepWatcher(world.ledger, self._fate_of_step)
         self._fates: dict[tuple[str, str], Fate | None] = {}
         self._calls: dict[tuple[str, str], int] = {}
 
@@ -212,6 +215,27 @@ class Watcher:
         fate = self._fates[what]
         return attempt, fate.kind if fate is not None and self._calls[what] <= fate.calls else None
 
+    def _fate_of_step(self, step: str, what: tuple[str, str]) -> Callable[[bool], None]:
+        """Carries out, before and (True) after the next call of a workflow's step, what is to become of it."""
+        if what not in self._fates:
+            text = self._world.fate(step)
+            self._fates[what] = None if text is None else Fate.parse(text)
+        self._calls[what] = self._calls.get(what, 0) + 1
+        fate = self._fates[what]
+
+        def strike(after: bool) -> None:
+            if fate is None or self._calls[what] > min(fate.calls, _CALLS_OF_A_STEP):
+                return
+            if fate.kind.endswith("after") != after:
+                return
+            if fate.kind.startswith("kill"):
+                self._world.die(f"{step} kills its process")
+            if fate.kind == "reject":
+                raise Reject("the simulator wants it rejected")
+            raise SimulatedFailure(f"the simulator wants {step} to fail")
+
+        return strike
+
     def ends(self, attempt: Attempt, error: BaseException | None) -> None:
         """Note how the call ended."""
         ledger = self._world.ledger
@@ -232,7 +256,9 @@ class Watcher:
             self._world.die(f"{spec.name} kills its process")
         if fate == "reject":
             raise Reject("the simulator wants it rejected")
-        if fate in ("raise", "after") or not spec.is_async:
+        # Only what a workflow calls in its steps can hang, and they have limits of their own.
+        cannot_hang = not spec.is_async or spec.workflow is not None
+        if fate in ("raise", "after") or cannot_hang:
             raise SimulatedFailure(f"the simulator wants {spec.name} to fail")
 
     def row(self, spec: HandlerSpec, event_id: str, outgoing: Sequence[Any], result: Any) -> tuple[str, list[Any]]:

@@ -22,6 +22,7 @@ _SOON_MS = 60_000
 _INEXACT_MS = 2
 #: Faults set wall clocks wrong by no more than this.
 _CLOCKS_ARE_WRONG_BY_S = 4 * 3_600
+_TIMED_OUT = f"{OURS}timed-out"
 _STEPS = (Kind.STEP, Kind.UNDO)
 _UNDONE = (RunState.COMPENSATED, RunState.FAILED, RunState.CANCELLED)
 
@@ -226,7 +227,6 @@ def attempts_are_bounded(seen: Evidence) -> Iterator[str]:
         failed, crashed = store.attempts_on_record("failed"), store.attempts_on_record("crashed")
         redriven = store.attempts_on_record("redriven")
         names = {handler.id: handler.name for handler in store.handlers.values()}
-        events = {event.seq: event for event in store.log}
         for (handler_id, seq), delivery in store.deliveries.items():
             spec = seen.handlers.get(names.get(handler_id, ""))
             if spec is None:
@@ -234,12 +234,12 @@ def attempts_are_bounded(seen: Evidence) -> Iterator[str]:
             times = failed.get((handler_id, seq), 0)
             allowed = spec.retry.attempts * (1 + redriven.get((handler_id, seq), 0))
             if times > allowed:
-                yield f"{spec.name} has tried {events[seq].id} {times} times; {allowed} are allowed"
+                yield f"{spec.name} has tried {store.at(seq).id} {times} times; {allowed} are allowed"
             if delivery.crashes > spec.retry.crashes:
-                yield f"{events[seq].id} has killed {delivery.crashes} processes of {spec.name} by itself"
+                yield f"{store.at(seq).id} has killed {delivery.crashes} processes of {spec.name} by itself"
             deaths = crashed.get((handler_id, seq), 0)
-            if delivery.dead and (why := _innocence(seen, spec, events[seq], delivery.status, times, deaths)):
-                yield f"{events[seq].id} is {delivery.status} in {spec.name} ({delivery.reason}): {why}"
+            if delivery.dead and (why := _innocence(seen, spec, store.at(seq), delivery.status, times, deaths)):
+                yield f"{store.at(seq).id} is {delivery.status} in {spec.name} ({delivery.reason}): {why}"
 
 
 @_along("G5")
@@ -305,6 +305,31 @@ def commands_are_answered_once(seen: Evidence) -> Iterator[str]:
                 yield f"the command {event.request_id} has two replies in {store.name}: {answer} and {event.id}"
             elif answer != event.id and not _redrives(seen, event.request_id):
                 yield f"the command {event.request_id} was told {sort} twice in {store.name}"
+            others = seen.answered.setdefault((store.name, event.request_id), [])
+            if others and sort == _TIMED_OUT:
+                yield f"the command {event.request_id} ran out of time in {store.name}, answered as it was"
+            others.append(event.id)
+
+
+@_along("G3")
+def what_answers_is_an_answer(seen: Evidence) -> Iterator[str]:
+    """A command whose handler has published its reply, or that was set aside, has an answer."""
+    for store in seen.history.stores.values():
+        answered = {
+            effect.event_id: effect.handler
+            for effect in store.new_effects
+            if (event := store.by_id.get(effect.event_id)) is not None
+            and not seen.replies.get(event.type, set()).isdisjoint(published(effect))
+        }
+        names = {handler.id: handler.name for handler in store.handlers.values()}
+        for (handler_id, _), delivery in store.deliveries.items():
+            if delivery.dead and names.get(handler_id) in seen.handlers:
+                event = store.at(delivery.seq)
+                if event.type in seen.replies:
+                    answered[event.id] = names[handler_id]
+        for event_id, handler in answered.items():
+            if (store.name, event_id) not in seen.answered:
+                yield f"{handler} has dealt with the command {event_id}, which nobody has answered"
 
 
 @_along("G6")
@@ -375,12 +400,11 @@ def calls_are_not_repeated_blindly(seen: Evidence) -> Iterator[str]:
 def the_event_table_is_right(seen: Evidence) -> Iterator[str]:
     """The event table shows of each delivery that is not plainly done how it stands."""
     for store in seen.history.stores.values():
-        events = {event.seq: event.id for event in store.log}
         names = {handler.id: handler.name for handler in store.handlers.values()}
         wanted = {
-            (names[delivery.handler_id], events[delivery.seq]): delivery.status
+            (names[delivery.handler_id], store.at(delivery.seq).id): delivery.status
             for delivery in store.deliveries.values()
-            if names.get(delivery.handler_id) in seen.handlers and delivery.seq in events
+            if names.get(delivery.handler_id) in seen.handlers
         }
         if wanted:
             shown = store.shown_now({event_id for _, event_id in wanted})
@@ -441,12 +465,15 @@ def all_of_the_event_table_is_right(seen: Evidence) -> Iterator[str]:
 
 @_at_end("G6")
 def runs_end(seen: Evidence) -> Iterator[str]:
-    """A run ends as it is declared to, unless it waits for a time that is far, for a person, or for a dead letter."""
+    """A run ends as it is declared to, unless it waits for a time that is far, a dead letter, or a person: to mend
+    an undo that has failed, or because one has paused it."""
     for store in seen.history.stores.values():
         now = seen.store_ms(store.name)
         dead = {(each.key, each.correlation_id) for each in store.dead_events()}
-        for run in store.runs_now():
-            if run.state in ENDED or run.state in (RunState.PAUSED, RunState.STUCK):
+        runs = store.runs_now()
+        failed = {each.run for each in store.journal_now() if each.kind == Kind.UNDO and each.mark == "FAILED"}
+        for run in runs:
+            if run.state in ENDED or run.state == RunState.PAUSED or run.nr in failed:
                 continue
             excused = any(run.order_key == key or run.correlation_id == process for key, process in dead)
             is_far = run.due_ms is not None and now is not None and run.due_ms > now + _SOON_MS

@@ -1,5 +1,7 @@
 """Watches workflows at work: their functions run unchanged, and each step leaves a row in its own transaction.
 
+A step may fail, or kill its process, because the simulator wants it to.
+
 The row is written when the step has returned, so it is committed with what the step wrote or not at all.
 """
 
@@ -23,12 +25,17 @@ from antiphon.simulate.ledger import Ledger
 _ROW = "INSERT INTO sim_steps (workflow, run, position, is_undo, can_be_undone) VALUES (?, ?, ?, ?, ?)"
 _TX = "antiphon_tx"
 
+#: Asked of a step (by name) of a run and position, before each call: what carries out what is to become of it,
+#: called before and (True) after the step itself.
+FateOf = Callable[[str, tuple[str, str]], Callable[[bool], None]]
+
 
 class StepWatcher:
     """Gives workflows a `Workflow` that watches their steps."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, fate_of: FateOf) -> None:
         self._ledger = ledger
+        self._fate_of = fate_of
 
     def watched(self, spec: HandlerSpec) -> HandlerSpec:
         """*spec*, one of the handlers of a workflow, with an engine that calls the author's function watched."""
@@ -41,7 +48,7 @@ class StepWatcher:
 
     def _function(self, spec: WorkflowSpec) -> Callable[..., Any]:
         async def watched(event: Any, wf: Workflow) -> Any:
-            return await spec.fn(event, _Watching(wf._turn, self._ledger))
+            return await spec.fn(event, _Watching(wf._turn, self._ledger, self._fate_of))
 
         return watched
 
@@ -49,15 +56,14 @@ class StepWatcher:
 class _Watching(Workflow):
     """The calls of one run, whose steps leave rows."""
 
-    __slots__ = ("_ledger",)
+    __slots__ = ("_fate_of", "_ledger")
 
-    def __init__(self, turn: Turn, ledger: Ledger) -> None:
+    def __init__(self, turn: Turn, ledger: Ledger, fate_of: FateOf) -> None:
         super().__init__(turn)
         self._ledger = ledger
+        self._fate_of = fate_of
 
-    async def step(  # type: ignore[override]
-        self, fn: Callable[..., Any], *args: Any, undo: Callable[..., Any] | None = None, **how: Any
-    ) -> Any:
+    async def step(self, fn: Callable[..., Any], *args: Any, undo: Callable[..., Any] | None = None, **how: Any) -> Any:
         """See `Workflow.step`."""
         branch = BRANCH.get()
         run = self._turn.run
@@ -65,17 +71,19 @@ class _Watching(Workflow):
         if not (inspect.isroutine(fn) and (undo is None or inspect.isroutine(undo))):
             self._ledger.unwatched_steps.add(where)
             return await super().step(fn, *args, undo=undo, **how)
-        noted = _noting(fn, (*where, 0, int(undo is not None)))
-        noted_undo = None if undo is None else _noting(undo, (*where, 1, 0))
+        noted = _noting(fn, (*where, 0, int(undo is not None)), self._fate_of)
+        noted_undo = None if undo is None else _noting(undo, (*where, 1, 0), self._fate_of)
         return await super().step(noted, *args, undo=noted_undo, **how)
 
 
-def _noting(fn: Callable[..., Any], row: tuple[Any, ...]) -> Callable[..., Any]:
+def _noting(fn: Callable[..., Any], row: tuple[Any, ...], fate_of: FateOf) -> Callable[..., Any]:
     """*fn*, which writes *row* when it has returned, in the transaction that it is given, or would be."""
     step = callee(fn)
     wanted = "transaction" if step.is_async else "sync_transaction"
     given = next((name for name, kind in step.given if kind == wanted), None)
     name = given or _TX
+    workflow, run, position, is_undo, _ = row
+    what = (run, f"{'undo of ' * is_undo}{position}")
 
     def arguments(named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         return named[name], named if given else {key: named[key] for key in named if key != name}
@@ -85,24 +93,28 @@ def _noting(fn: Callable[..., Any], row: tuple[Any, ...]) -> Callable[..., Any]:
         @functools.wraps(fn)
         async def noting(*args: Any, **named: Any) -> Any:
             tx, rest = arguments(named)
+            strike = fate_of(f"{workflow}/{step.name}", what)
+            strike(False)
             result = await fn(*args, **rest)
             await tx.execute(_ROW, *row)
+            strike(True)
             return result
     else:
 
         @functools.wraps(fn)
         def noting(*args: Any, **named: Any) -> Any:
             tx, rest = arguments(named)
+            strike = fate_of(f"{workflow}/{step.name}", what)
+            strike(False)
             result = fn(*args, **rest)
             tx.execute(_ROW, *row)
+            strike(True)
             return result
 
     if given is None:
         asked = Transaction if step.is_async else SyncTransaction
         signature = inspect.signature(fn)
         more = inspect.Parameter(_TX, inspect.Parameter.KEYWORD_ONLY, annotation=asked)
-        noting.__signature__ = signature.replace(  # type: ignore[attr-defined]
-            parameters=[*signature.parameters.values(), more]
-        )
+        vars(noting)["__signature__"] = signature.replace(parameters=[*signature.parameters.values(), more])
         noting.__annotations__ = {**fn.__annotations__, _TX: asked}
     return noting
