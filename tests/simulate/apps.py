@@ -184,26 +184,30 @@ class Wish(BaseModel):
 
 
 #: Ways in which an order goes.
-FINE, NO_STOCK, REFUSED, FAILS_LATE, FAILS_TWICE, UNVERIFIED = range(6)
+FINE, NO_STOCK, REFUSED, FAILS_LATE, FAILS_TWICE, UNVERIFIED, NO_ANSWER = range(7)
 #: The letters that have gone out, of each world.
 _SENT: WeakKeyDictionary[asyncio.AbstractEventLoop, set[str]] = WeakKeyDictionary()
 
 
-async def send(order_id: str) -> str:
-    """Send a letter; whoever looks from outside sees that it has gone."""
-    await asyncio.sleep(0.02)
-    _SENT.setdefault(asyncio.get_running_loop(), set()).add(order_id)
-    await asyncio.sleep(0.02)
+async def send(order_id: str, wish: int) -> str:
+    """Send a letter; whoever looks from outside sees that it has gone. The first answer may be lost."""
+    await asyncio.sleep(0.1)
+    sent = _SENT.setdefault(asyncio.get_running_loop(), set())
+    is_first = order_id not in sent
+    sent.add(order_id)
+    await asyncio.sleep(0.1)
+    if is_first and wish == NO_ANSWER:
+        raise TimeoutError("no answer")
     return order_id
 
 
-async def find(order_id: str) -> str | None:
+async def find(order_id: str, _: int) -> str | None:
     """Whether a letter has gone."""
     await asyncio.sleep(0.01)
     return order_id if order_id in _SENT.get(asyncio.get_running_loop(), ()) else None
 
 
-def processes() -> App:
+def processes(*, only_letters: bool = False) -> App:
     """Orders that are fulfilled by a workflow, which asks the stock; letters that are sent outside."""
     orders = Service("orders", tables="CREATE TABLE notes (n INTEGER PRIMARY KEY, what TEXT, order_id TEXT);")
     stock = Service("stock", tables="CREATE TABLE reserved (order_id TEXT NOT NULL);")
@@ -231,7 +235,7 @@ def processes() -> App:
         await note(tx, "closed", order)
 
     async def charge(order: Begun, tx: Transaction) -> str:
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)
         await note(tx, "charged", order)
         return f"charge of {order.order_id}"
 
@@ -277,14 +281,25 @@ def processes() -> App:
     @mail.on(Shipped, retry=QUICK)
     async def write(shipped: Shipped, effects: Effects, tx: Transaction) -> None:
         verify = None if shipped.wish == UNVERIFIED else find
-        await effects.once("letter", send, shipped.order_id, verify=verify)
+        await effects.once("letter", send, shipped.order_id, shipped.wish, verify=verify)
         await tx.execute("INSERT INTO letters VALUES (?)", shipped.order_id)
 
+    @mail.post("/letters")
+    async def ask_for_letter(new: Wish, tx: Transaction) -> Shipped:
+        return Shipped(tx.new_id(), new.wish)
+
     app = App(orders, stock, mail, name="processes", own_stores=True)
+    if only_letters:
+
+        @app.traffic
+        def letter(random: Random) -> tuple[str, str, dict[str, Any]]:
+            return "POST", "/letters", {"wish": random.choice((FINE, UNVERIFIED, NO_ANSWER))}
+
+        return app
 
     @app.traffic(weight=3)
     def order(random: Random) -> tuple[str, str, dict[str, Any]]:
-        return "POST", "/orders", {"wish": random.randrange(6)}
+        return "POST", "/orders", {"wish": random.randrange(7)}
 
     @app.traffic
     def question(random: Random) -> tuple[str, str, dict[str, Any]]:
@@ -298,4 +313,5 @@ APPS: dict[str, Callable[[], App]] = {
     "redrives": lambda: shop(redrives=True),
     "slow": lambda: shop(SLOW, retention=minutes(2)),
     "processes": processes,
+    "letters": lambda: processes(only_letters=True),
 }
