@@ -100,6 +100,8 @@ _FOR_EVER_S = 1e9
 #: A step of a workflow fails so often at most; its policy may have patience for days.
 _CALLS_OF_A_STEP = 3
 _REFUSED = (Reject, InvalidEvent, NotAnnotated, AmbiguousEffect)
+#: What only code of users does: fail when its work is done, never end, reject.
+_OF_USERS = frozenset({"after", "hang", "reject"})
 
 
 class SimulatedFailure(Exception):
@@ -213,7 +215,10 @@ class Watcher:
             self._fates[what] = None if text is None else Fate.parse(text)
         self._calls[what] = self._calls.get(what, 0) + 1
         fate = self._fates[what]
-        return attempt, fate.kind if fate is not None and self._calls[what] <= fate.calls else None
+        if fate is None or self._calls[what] > fate.calls:
+            return attempt, None
+        # A turn of a workflow is the engine's own: it writes what no later error of a handler could undo by itself.
+        return attempt, "raise" if spec.workflow is not None and fate.kind in _OF_USERS else fate.kind
 
     def _fate_of_step(self, step: str, what: tuple[str, str]) -> Callable[[bool], None]:
         """Carries out, before and (True) after the next call of a workflow's step, what is to become of it."""
@@ -256,9 +261,7 @@ class Watcher:
             self._world.die(f"{spec.name} kills its process")
         if fate == "reject":
             raise Reject("the simulator wants it rejected")
-        # Only what a workflow calls in its steps can hang, and they have limits of their own.
-        cannot_hang = not spec.is_async or spec.workflow is not None
-        if fate in ("raise", "after") or cannot_hang:
+        if fate in ("raise", "after") or not spec.is_async:
             raise SimulatedFailure(f"the simulator wants {spec.name} to fail")
 
     def row(self, spec: HandlerSpec, event_id: str, outgoing: Sequence[Any], result: Any) -> tuple[str, list[Any]]:
