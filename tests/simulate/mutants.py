@@ -42,10 +42,11 @@ from antiphon.simulate.faults import FaultMix
 from antiphon.simulate.invariants import Violation
 from antiphon.simulate.loop import SimLoop
 from antiphon.simulate.world import World
-from antiphon.store.sqlite import answers, connection, leases, migrations, queries, redrives, timers, unit, writer
-from antiphon.store.sqlite.bus import SqliteBus
+from antiphon.store import answers, leases, redrives, timers
+from antiphon.store.base import SqlStore
+from antiphon.store.bus import LogBus
+from antiphon.store.sqlite import connection, migrations, queries, unit, writer
 from antiphon.store.sqlite.queries import query
-from antiphon.store.sqlite.store import SqliteStore
 from antiphon.store.sqlite.unit import SqliteUnit
 from tests.simulate import apps
 
@@ -261,9 +262,9 @@ def settled_before_commit(patch: Patch) -> None:
 def cursor_past_a_retry(patch: Patch) -> None:
     settle_row = SqliteUnit._settle_row
 
-    def forget_fresh(self: SqliteUnit, handler_id: int, result: Settled, now: int) -> None:
+    async def forget_fresh(self: SqliteUnit, handler_id: int, result: Settled, now: int) -> None:
         if not (result.fresh and isinstance(result.verdict, RetryAt)):
-            settle_row(self, handler_id, result, now)
+            await settle_row(self, handler_id, result, now)
 
     patch.setattr(SqliteUnit, "_settle_row", forget_fresh)
 
@@ -308,7 +309,10 @@ def same_token_for_the_next(patch: Patch) -> None:
 
 @mutant("a lease is taken from a worker that lives and has renewed it", trial(events=6))
 def lease_taken_from_the_living(patch: Patch) -> None:
-    patch.setattr(leases, "_is_free", lambda *_: True)
+    async def always(*_: Any) -> bool:
+        return True
+
+    patch.setattr(leases, "_is_free", always)
 
 
 @mutant("an inlet's position is moved before its events are kept", trial(events=10, crash=6.0))
@@ -350,7 +354,7 @@ def sent_before_confirmed(patch: Patch) -> None:
 
 @mutant("the bus notes how far it has taken a log before it has the events", _CRASHES)
 def noted_before_taken(patch: Patch) -> None:
-    async def note_first(self: SqliteBus, sender: str, after_seq: int, upto_seq: int, events: Sequence[Any]) -> int:
+    async def note_first(self: LogBus, sender: str, after_seq: int, upto_seq: int, events: Sequence[Any]) -> int:
         now, name = self.store.clock.now_ms(), f"outlet:{sender}"
         async with self.store.unit() as early:
             await early.execute(query("put_position"), (name, now))
@@ -360,7 +364,7 @@ def noted_before_taken(patch: Patch) -> None:
             await late.append([(envelope, PUBLISHED) for envelope in events])
         return upto_seq
 
-    patch.setattr(SqliteBus, "send", note_first)
+    patch.setattr(LogBus, "send", note_first)
 
 
 @mutant("a bus takes a batch from wherever its sender believes it is", trial(events=20, delay=40.0))
@@ -387,7 +391,7 @@ def answer_kept_afterwards(patch: Patch) -> None:
 
     answer_route = idempotency.Idempotency.answer
 
-    async def answer(self: Any, store: SqliteStore, route: str, request: Any, perform: Any) -> Any:
+    async def answer(self: Any, store: SqlStore, route: str, request: Any, perform: Any) -> Any:
         response = await answer_route(self, store, route, request, perform)
         waiting = [each for each in late if each[0] == route]
         late.clear()
@@ -439,10 +443,10 @@ def retries_out_of_order(patch: Patch) -> None:
 def dead_letter_dropped(patch: Patch) -> None:
     settle_row = SqliteUnit._settle_row
 
-    def drop(self: SqliteUnit, handler_id: int, result: Settled, now: int) -> None:
-        settle_row(self, handler_id, result, now)
+    async def drop(self: SqliteUnit, handler_id: int, result: Settled, now: int) -> None:
+        await settle_row(self, handler_id, result, now)
         if isinstance(result.verdict, DeadLetter):
-            self._connection.execute(query("end_delivery"), (handler_id, result.event.seq))
+            await self.execute(query("end_delivery"), (handler_id, result.event.seq))
 
     patch.setattr(SqliteUnit, "_settle_row", drop)
 
@@ -487,7 +491,7 @@ def timer_stays(patch: Patch) -> None:
 
 @mutant("a timer is removed in a transaction before its event is published", trial(events=10, crash=6.0))
 def timer_removed_before_it_fired(patch: Patch) -> None:
-    async def remove_first(store: SqliteStore, occur: Any, limit: int) -> int:
+    async def remove_first(store: SqlStore, occur: Any, limit: int) -> int:
         async with store.unit() as early:
             rows = await early.fetch_all(query("due_timers"), ("store", store.store_ms(), limit))
             for row in rows:
@@ -504,8 +508,8 @@ def timer_early(patch: Patch) -> None:
     change_sql(patch, "due_timers", "due_ms <= ?", "due_ms <= ? + 30000")
     next_timer_ms = timers.next_timer_ms
 
-    def sooner(store: SqliteStore) -> int | None:
-        wait = next_timer_ms(store)
+    async def sooner(store: SqlStore) -> int | None:
+        wait = await next_timer_ms(store)
         return None if wait is None else wait - 2_000
 
     patch.setattr(timers, "next_timer_ms", sooner)
@@ -552,17 +556,20 @@ def killer_never_set_aside(patch: Patch) -> None:
 
 @mutant("the lease of a dead worker is never taken over", _CRASHES)
 def lease_never_taken_over(patch: Patch) -> None:
-    patch.setattr(leases, "_is_free", lambda _store, row, owner: row["owner"] in (None, owner))
+    async def given_back(_: SqlStore, row: Any, owner: str) -> bool:
+        return row["owner"] in (None, owner)
+
+    patch.setattr(leases, "_is_free", given_back)
 
 
 @mutant("the living renew the leases of the dead", trial(events=10, crash=4.0))
 def lease_renewed_by_others(patch: Patch) -> None:
     change_sql(patch, "renew_leases", "WHERE owner = ?", "WHERE owner >= '' OR owner = ?")
-    patch.setattr(
-        leases,
-        "_is_free",
-        lambda store, row, owner: row["owner"] in (None, owner) or row["lease_until_ms"] <= store.store_ms(),
-    )
+
+    async def expired(store: SqlStore, row: Any, owner: str) -> bool:
+        return bool(row["owner"] in (None, owner) or row["lease_until_ms"] <= store.store_ms())
+
+    patch.setattr(leases, "_is_free", expired)
 
 
 # ---------------------------------------------------------------------- replies to commands
@@ -608,7 +615,7 @@ def refusal_forgotten(patch: Patch) -> None:
 def time_out_of_the_answered(patch: Patch) -> None:
     change_sql(patch, "end_timer", "WHERE id = ?", "WHERE id = ? AND (id NOT LIKE 'timeout:%' OR due_ms < 0)")
 
-    async def remove(store: SqliteStore, occur: Any, limit: int) -> int:
+    async def remove(store: SqlStore, occur: Any, limit: int) -> int:
         fired = await fire_timers(store, occur, limit)
         async with store.unit() as late:
             await late.execute(
@@ -749,14 +756,14 @@ def redrive_that_doubles(patch: Patch) -> None:
 
 @mutant("retention removes events that wait for their next attempt", _SLOW)
 def retention_of_what_is_retried(patch: Patch) -> None:
-    change_sql(patch, "unneeded", "WHERE d.archived IS NULL", "WHERE d.archived IS NULL AND d.status <> 'RETRY'")
+    change_sql(patch, "part_unneeded", "WHERE d.archived IS NULL", "WHERE d.archived IS NULL AND d.status <> 'RETRY'")
 
 
 @mutant("retention removes dead letters that nobody has looked at", _SLOW)
 def retention_of_dead_letters(patch: Patch) -> None:
     change_sql(
         patch,
-        "unneeded",
+        "part_unneeded",
         "WHERE d.archived IS NULL",
         "WHERE d.archived IS NULL AND d.status NOT IN ('ERROR', 'FAILED')",
     )

@@ -1,4 +1,4 @@
-"""Watches what handlers call outside by `Effects.once`: whoever stands outside sees every call that is made."""
+"""Watches what handlers, and steps of workflows, call outside by `Effects.once`: who stands outside sees every call."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ T = TypeVar("T")
 
 
 class WatchedEffects:
-    """The effects of one attempt, each call of which the ledger gets to know."""
+    """The effects of one attempt, each call of which the ledger gets to know: of *handler* on an event, or of the
+    step at a *place* of the workflow's run *event_id*."""
 
-    def __init__(self, effects: Effects, ledger: Ledger, handler: str, event_id: str) -> None:
+    def __init__(self, effects: Effects, ledger: Ledger, handler: str, event_id: str, place: str = "") -> None:
         self._effects = effects
         self._ledger = ledger
         self._what = (handler, event_id)
+        self._place = place
 
     def key(self, name: str) -> str:
         """See `Effects.key`."""
@@ -34,13 +36,13 @@ class WatchedEffects:
         not_done: tuple[type[Exception], ...] = (),
     ) -> T:
         """See `Effects.once`."""
-        calls = self._ledger.calls[*self._what, name]
+        calls = self._ledger.calls[*self._what, f"{self._place}{name}"]
         # A call that began while another attempt was under way could not know of it.
         may_repeat = idempotent or not any(call.may_be_done for call in calls)
 
         @functools.wraps(fn)
         async def called(*given: Any) -> T:
-            call = self._ledger.calls_out(*self._what, name, blindly=not may_repeat)
+            call = self._ledger.calls_out(*self._what, f"{self._place}{name}", blindly=not may_repeat)
             try:
                 result = await fn(*given)
             except not_done:

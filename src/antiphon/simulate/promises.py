@@ -524,6 +524,8 @@ def what_was_called_is_known(seen: Evidence) -> Iterator[str]:
     states = {store.name: store.effect_states_now() for store in seen.history.stores.values()}
     for what, calls in seen.ledger.calls.items():
         handler, event_id, name = what
+        if seen.handlers[handler].workflow is not None:
+            continue  # a step's outcome is recorded with the step, not with the turn
         store = seen.history.of_service[seen.handlers[handler].service]
         state = states[store.name].get(what)
         if calls[-1].outcome == "done" and seen.took_effect[handler, event_id] and state != EffectState.DONE:

@@ -20,6 +20,7 @@ from antiphon.runtime.workflow.engine import Engine
 from antiphon.runtime.workflow.handle import Workflow
 from antiphon.runtime.workflow.steps import callee
 from antiphon.runtime.workflow.turn import BRANCH, Turn
+from antiphon.simulate.calling import WatchedEffects
 from antiphon.simulate.ledger import Ledger
 
 _ROW = "INSERT INTO sim_steps (workflow, run, position, is_undo, can_be_undone) VALUES (?, ?, ?, ?, ?)"
@@ -71,31 +72,33 @@ class _Watching(Workflow):
         if not (inspect.isroutine(fn) and (undo is None or inspect.isroutine(undo))):
             self._ledger.unwatched_steps.add(where)
             return await super().step(fn, *args, undo=undo, **how)
-        noted = _noting(fn, (*where, 0, int(undo is not None)), self._fate_of)
-        noted_undo = None if undo is None else _noting(undo, (*where, 1, 0), self._fate_of)
+        noted = _noting(fn, (*where, 0, int(undo is not None)), self._ledger, self._fate_of)
+        noted_undo = None if undo is None else _noting(undo, (*where, 1, 0), self._ledger, self._fate_of)
         return await super().step(noted, *args, undo=noted_undo, **how)
 
 
-def _noting(fn: Callable[..., Any], row: tuple[Any, ...], fate_of: FateOf) -> Callable[..., Any]:
+def _noting(fn: Callable[..., Any], row: tuple[Any, ...], ledger: Ledger, fate_of: FateOf) -> Callable[..., Any]:
     """*fn*, which writes *row* when it has returned, in the transaction that it is given, or would be."""
     step = callee(fn)
-    wanted = "transaction" if step.is_async else "sync_transaction"
-    given = next((name for name, kind in step.given if kind == wanted), None)
-    name = given or _TX
+    own_tx = next((name for name, kind in step.given if kind in ("transaction", "sync_transaction")), None)
     workflow, run, position, is_undo, _ = row
-    what = (run, f"{'undo of ' * is_undo}{position}")
+    place = f"{'undo of ' * is_undo}{position}"
 
-    def arguments(named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        return named[name], named if given else {key: named[key] for key in named if key != name}
+    def prepared(named: dict[str, Any]) -> tuple[Any, dict[str, Any], Callable[[bool], None]]:
+        """The transaction, what the step itself is given, and what carries out its fate."""
+        tx = named[own_tx] if own_tx else named.pop(_TX)
+        for name, kind in step.given:
+            if kind == "effects":
+                named[name] = WatchedEffects(named[name], ledger, workflow, run, f"{place}.")
+        return tx, named, fate_of(f"{workflow}/{step.name}", (run, place))
 
     if step.is_async:
 
         @functools.wraps(fn)
         async def noting(*args: Any, **named: Any) -> Any:
-            tx, rest = arguments(named)
-            strike = fate_of(f"{workflow}/{step.name}", what)
+            tx, given, strike = prepared(named)
             strike(False)
-            result = await fn(*args, **rest)
+            result = await fn(*args, **given)
             await tx.execute(_ROW, *row)
             strike(True)
             return result
@@ -103,18 +106,17 @@ def _noting(fn: Callable[..., Any], row: tuple[Any, ...], fate_of: FateOf) -> Ca
 
         @functools.wraps(fn)
         def noting(*args: Any, **named: Any) -> Any:
-            tx, rest = arguments(named)
-            strike = fate_of(f"{workflow}/{step.name}", what)
+            tx, given, strike = prepared(named)
             strike(False)
-            result = fn(*args, **rest)
+            result = fn(*args, **given)
             tx.execute(_ROW, *row)
             strike(True)
             return result
 
-    if given is None:
+    if own_tx is None:
         asked = Transaction if step.is_async else SyncTransaction
-        signature = inspect.signature(fn)
         more = inspect.Parameter(_TX, inspect.Parameter.KEYWORD_ONLY, annotation=asked)
+        signature = inspect.signature(fn)
         vars(noting)["__signature__"] = signature.replace(parameters=[*signature.parameters.values(), more])
         noting.__annotations__ = {**fn.__annotations__, _TX: asked}
     return noting
