@@ -25,8 +25,8 @@ from antiphon import (
     seconds,
 )
 from antiphon.model.commands import Refused, TimedOut
-from antiphon.store.sqlite.desk import Desk
-from antiphon.store.sqlite.store import SqliteStore
+from antiphon.store.base import SqlStore
+from antiphon.store.desk import Desk
 
 QUICK = Retry(attempts=3, first=seconds(1))
 #: The last attempt comes after retention has looked at the log once or more.
@@ -88,7 +88,7 @@ def shop(retry: Retry = QUICK, *, redrives: bool = False, **options: Any) -> App
     @payment.post("/redrives")
     async def redrive(tx: Transaction) -> None:
         """Give every dead letter another chance."""
-        assert isinstance(tx.store, SqliteStore)
+        assert isinstance(tx.store, SqlStore)
         await Desk(tx.store).dead.redrive()
 
     @payment.on(OrderPlaced, retry=retry)
