@@ -164,15 +164,11 @@ def hunt(sought: Mutant, most: int = MOST_SEEDS) -> Finding:
     return Finding(sought.name, sought.says, most, [], "", round(time.process_time() - began, 2))
 
 
-def control(seeds: dict[Trial, int]) -> dict[Trial, list[tuple[int, Violation]]]:
-    """What the engine as it is breaks in so many seeds of each trial: nothing."""
-    broken: dict[Trial, list[tuple[int, Violation]]] = {}
+@cache
+def control(where: Trial, seed: int) -> tuple[Violation, ...]:
+    """What the engine as it is breaks in a world in which a mutant was found: nothing."""
     with bounded():
-        for where, count in seeds.items():
-            found = [(seed, each) for seed in range(count) for each in violations_of(where, seed)]
-            if found:
-                broken[where] = found
-    return broken
+        return tuple(violations_of(where, seed))
 
 
 # ---------------------------------------------------------------------- what patches share
@@ -782,34 +778,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if unknown := sorted(set(options.names) - set(MUTANTS)):
         parser.error(f"there is no mutant {', '.join(unknown)}")
-    findings = []
-    seeds: dict[Trial, int] = {}
-    for name in options.names or MUTANTS:
-        sought = MUTANTS[name]
-        finding = hunt(sought, options.seeds)
-        findings.append(finding)
-        seeds[sought.trial] = max(seeds.get(sought.trial, 0), finding.seeds)
-        print(told(finding), file=sys.stderr if options.markdown else sys.stdout, flush=True)
-    broken = control(seeds)
-    for where, violations in broken.items():
-        print(f"the engine itself breaks promises in {where}: {violations}", file=sys.stderr)
+    findings = [told(hunt(MUTANTS[name], options.seeds), options.markdown) for name in options.names or MUTANTS]
+    worlds = {(MUTANTS[finding.name].trial, finding.seeds - 1) for finding in findings}
+    broken = {(where, seed): found for where, seed in worlds if (found := control(where, seed))}
+    for (where, seed), violations in broken.items():
+        print(f"the engine itself, in seed {seed} of {where}: {violations}", file=sys.stderr)
     if options.markdown:
         print("\n".join(table(findings)))
     if options.json:
         counted = {
             "mutants": msgspec.to_builtins(findings),
             "found": sum(finding.found for finding in findings),
-            "control_seeds": sum(seeds.values()),
+            "control_worlds": len(worlds),
             "control_violations": sum(map(len, broken.values())),
         }
         print(json.dumps(counted))
     return 0 if not broken and all(finding.found for finding in findings) else 1
 
 
-def told(finding: Finding) -> str:
-    """A line for whoever waits."""
+def told(finding: Finding, aside: bool) -> Finding:
+    """*finding*, of which whoever waits is told in a line: *aside*, on stderr."""
     broken = ", ".join(finding.promises) or "NOT FOUND"
-    return f"{finding.seeds:5} seeds {finding.cpu_seconds:7.2f} s  {finding.name:34} {broken}"
+    line = f"{finding.seeds:5} seeds {finding.cpu_seconds:7.2f} s  {finding.name:34} {broken}"
+    print(line, file=sys.stderr if aside else sys.stdout, flush=True)
+    return finding
 
 
 def table(findings: Iterable[Finding]) -> list[str]:
