@@ -153,7 +153,11 @@ class SimConnection(sqlite3.Connection):
         super().close()
 
     def _vanish(self) -> None:
+        """The kernel lets go of a dead process's locks at once; SQLite, while any statement of it is half read,
+        would keep them."""
         self.file.connections.discard(self)
+        if self.in_transaction:
+            _execute(_cursor(self), "ROLLBACK")
         super().close()
 
     # ------------------------------------------------------------------ faults

@@ -37,7 +37,8 @@ from antiphon.simulate.templates import templates
 from antiphon.simulate.traffic import Traffic
 
 _TRAFFIC_WITHIN_S = 3_600.0
-_SETTLES_WITHIN_S = 7_200.0
+# After the last fault, besides the longest delay of a retry.
+_SETTLES_WITHIN_S = 3_600.0
 _LOOK_EVERY_S = 1.0
 _NET_S = 0.002
 _cpu = time.process_time
@@ -223,7 +224,7 @@ class World:
             self.violation(Violation("G8 clients are answered", f"not within {_TRAFFIC_WITHIN_S:g} s"))
         await asyncio.sleep(random.Random(f"{self.seed}:calm").random() * 20)
         self._heal()
-        deadline = self.now + _SETTLES_WITHIN_S
+        deadline = self.now + _SETTLES_WITHIN_S + self._longest_delay_s()
         while (not self._is_up() or checks.pending()) and self.now < deadline:  # noqa: ASYNC110  nobody tells
             await asyncio.sleep(_LOOK_EVERY_S)
         watch.cancel()
@@ -235,6 +236,10 @@ class World:
         while not self.violations:
             self.violations += checks.along()
             await asyncio.sleep(_LOOK_EVERY_S)
+
+    def _longest_delay_s(self) -> float:
+        """How long an event may wait for its next attempt."""
+        return max((each.retry.cap.total_seconds() for spec in self._specs for each in spec.handlers), default=0.0)
 
     def _is_up(self) -> bool:
         return all(each.alive and each.runtime is not None for each in self.processes.values())
