@@ -272,8 +272,9 @@ class SqliteUnit:
             rows.append((lease.handler_id, event.seq, key, None if key in blocked else self._store_ms, lane, now))
             if key is not None:
                 blocked.add(key)
-        self._connection.executemany(query("line_up"), rows)
-        self._move_cursor(lease, upto_seq, 0, 0, now)
+        with _Watched(self):
+            self._connection.executemany(query("line_up"), rows)
+            self._move_cursor(lease, upto_seq, 0, 0, now)
 
     async def settle(self, lease: Lease, results: Sequence[Settled], upto_seq: int, plain: int = 0) -> None:
         """Apply verdicts and move the cursor. Raises LeaseLost when the fence has moved on."""
@@ -367,9 +368,10 @@ class SqliteUnit:
 
     async def put_effect(self, lease: Lease, effect: Effect) -> None:
         """Keep what is known of a call to the outside. Fenced."""
-        if not self._connection.execute(query("holds_lease"), (lease.handler_id, lease.epoch)).fetchall():
-            raise LeaseLost("another worker has taken over", where=lease.handler)
-        self._connection.execute(query("put_effect"), effect_row(effect))
+        with _Watched(self):
+            if not self._connection.execute(query("holds_lease"), (lease.handler_id, lease.epoch)).fetchall():
+                raise LeaseLost("another worker has taken over", where=lease.handler)
+            self._connection.execute(query("put_effect"), effect_row(effect))
 
     async def move_position(self, name: str, seq: int) -> None:
         """Note that everything up to *seq* of *name* has been taken. Positions never go back."""
