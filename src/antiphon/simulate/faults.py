@@ -16,7 +16,7 @@ CLI_KINDS = {
     "drop": ("drop",),
     "duplicate": ("duplicate",),
     "reorder": ("reorder",),
-    "delay": ("delay",),
+    "delay": ("delay", "late"),
     "partition": ("partition",),
     "disk": ("disk",),
     "clock": ("clock",),
@@ -32,7 +32,8 @@ _WHERE: dict[str, frozenset[str] | None] = {
     "drop": frozenset({"bell", "bus.send", "bus.receive", "net", "request"}),
     "duplicate": frozenset({"bus.send", "bus.receive", "request"}),
     "delay": frozenset({"bell", "bus.send", "bus.receive", "net", "request"}),
-    "reorder": frozenset({"request"}),
+    "late": frozenset({"step"}),
+    "reorder": frozenset({"request", "bus.receive"}),
     "partition": frozenset({"bus.send", "bus.receive"}),
 }
 KINDS = tuple(_WHERE)
@@ -202,7 +203,7 @@ def _detail(kind: str, name: str, chance: random.Random) -> str:
         return f"{what}:{chance.choice((0.01, 0.5, 5.0, 35.0)) * (0.5 + chance.random()):.2f}"
     if kind == "partition":
         return f"{chance.choice((0.5, 5.0, 30.0)) * (0.5 + chance.random()):.2f}"
-    if kind in ("delay", "reorder"):
+    if kind in ("delay", "late", "reorder"):
         return f"{chance.choice((0.01, 0.3, 3.0)) * (0.5 + chance.random()):.2f}"
     if kind == "drop":
         return chance.choice(("before", "after"))

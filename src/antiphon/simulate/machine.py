@@ -41,6 +41,8 @@ class SimFile:
         self.lives: dict[str, SimLife] = {}
         self.bells: dict[str, SimBell] = {}
         self.connections: set[SimConnection] = set()
+        #: Those that dead processes have left behind: that write, and that only read.
+        self.idle: tuple[list[SimConnection], list[SimConnection]] = ([], [])
         #: What is the matter with the disk: "full", "slow", "locked"; until when (virtual seconds).
         self.trouble = ""
         self.trouble_until = 0.0
@@ -72,10 +74,19 @@ class SimFile:
         self.keeper.row_factory = sqlite3.Row
         self.keeper.execute("SELECT count(*) FROM sqlite_master").fetchone()
 
+    def connection(self, read_only: bool) -> SimConnection:
+        """A connection that nobody has."""
+        if self.idle[read_only]:
+            return self.idle[read_only].pop()
+        made = connect(self.path, read_only=read_only, factory=SimConnection)
+        assert isinstance(made, SimConnection)
+        made.read_only = read_only
+        return made
+
     def lose_power(self, database: bytes, wal: bytes) -> None:
         """Go on with what the disk has kept."""
         old = self.path
-        self.keeper.close()
+        self.close()
         for leftover in (old, old.with_name(f"{old.name}-wal"), old.with_name(f"{old.name}-shm")):
             leftover.unlink(missing_ok=True)
         self._generation += 1
@@ -84,6 +95,10 @@ class SimFile:
 
     def close(self) -> None:
         """Close it."""
+        for each in (*self.idle[False], *self.idle[True]):
+            sqlite3.Connection.close(each)
+        self.idle[False].clear()
+        self.idle[True].clear()
         self.keeper.close()
 
 
@@ -159,9 +174,8 @@ class SimPlace:
 
     def connect(self, *, read_only: bool = False) -> sqlite3.Connection:
         """A connection of the process; it closes with it."""
-        connection = connect(self._file.path, read_only=read_only, factory=SimConnection)
-        assert isinstance(connection, SimConnection)
-        connection.belong_to(self._process, self._file, self._machine.effects, self._machine)
+        connection = self._file.connection(read_only)
+        connection.belong_to(self._process, self._file, self._machine)
         return connection
 
     def gate(self, clock: Clock) -> SimGate:

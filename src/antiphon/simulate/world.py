@@ -85,6 +85,7 @@ class World:
         self.random = random.Random(f"{seed}:traffic")
         self.loop = SimLoop(seed)
         self.effects = Effects(self.loop.time, self._strike)
+        self.loop.effects = self.effects
         self.network = Network(self.loop, self.effects, seed)
         self.ledger = Ledger(self.loop.time)
         self.processes: dict[str, Process] = {}
