@@ -83,6 +83,12 @@ class Fault(msgspec.Struct, frozen=True):
         return self.detail.partition(":")[0]
 
     @property
+    def name(self) -> str:
+        """Its kind, with the variety where there are several that have little in common."""
+        variety = self.what.partition("*")[0]
+        return f"{self.kind} {variety}" if self.kind in ("handler", "disk", "drop") else self.kind
+
+    @property
     def seconds(self) -> float:
         """For how long."""
         number = self.detail.rpartition(":")[2]
@@ -145,6 +151,8 @@ class Plan:
             for kind in self._rates:
                 self._draw(kind, 0)
         self.next_at = NEVER
+        #: The names of points at which something may strike before *next_at*: a fault that waits for its occasion.
+        self.occasions: frozenset[str] = frozenset()
         self._look_ahead()
 
     def strike(self, at: int, process: str | None, name: str) -> Fault | None:
@@ -168,7 +176,7 @@ class Plan:
         self._rates.clear()
         self._waiting.clear()
         self._armed.clear()
-        self.next_at = NEVER
+        self._look_ahead()
 
     def _draw(self, kind: str, at: int) -> None:
         gap = 1 + int(self._random.expovariate(self._rates[kind] / 1000))
@@ -176,7 +184,9 @@ class Plan:
         self._waiting.sort(key=lambda fault: fault.at)
 
     def _look_ahead(self) -> None:
-        self.next_at = 0 if self._armed else self._waiting[0].at if self._waiting else NEVER
+        places = [_WHERE[fault.kind] for fault in self._armed]
+        self.occasions = frozenset().union(*(names for names in places if names is not None))
+        self.next_at = 0 if None in places else self._waiting[0].at if self._waiting else NEVER
 
     def _exactly(self, fault: Fault, at: int, process: str, name: str) -> Fault:
         chance = random.Random(f"{self._seed}:{fault.kind}@{at}")

@@ -97,7 +97,7 @@ class World:
         self._specs = observing.wrap(self, app.specs)
         self._machine: Machine
         self._healed = False
-        self.effects.next_at = self._plan.next_at
+        self._look_ahead()
         if record:
             self.effects.records = []
         for (host, port), protocols in app.stand_ins.items():
@@ -266,7 +266,7 @@ class World:
     def _heal(self) -> None:
         self._healed = True
         self._plan.end()
-        self.effects.next_at = self._plan.next_at
+        self._look_ahead()
         self.ledger.note("world", "nothing goes wrong any more")
         for process in self.processes.values():
             process.skew_ms = 0
@@ -358,7 +358,7 @@ class World:
 
     def _strike(self, process: Process | None, name: str) -> Fault | None:
         fault = self._plan.strike(self.effects.count, process.name if process else None, name)
-        self.effects.next_at = self._plan.next_at
+        self._look_ahead()
         if fault is None:
             return None
         victim = self.processes.get(fault.process)
@@ -377,6 +377,9 @@ class World:
         else:
             return fault
         return None
+
+    def _look_ahead(self) -> None:
+        self.effects.next_at, self.effects.occasions = self._plan.next_at, self._plan.occasions
 
     def _crash(self, process: Process, why: str, after_s: float) -> None:
         self.ledger.crashed(process, why)
