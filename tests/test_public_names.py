@@ -17,7 +17,7 @@ DOCUMENTED = {
     *("Retry", "Rate", "seconds", "minutes", "hours", "days"),
     *("AntiphonError", "InvalidEvent", "Reject"),
     "Look",
-    *("Workflow", "StepFailed", "WaitTimedOut", "WorkflowCancelled"),
+    *("Workflow", "StateFailed", "StepFailed", "WaitTimedOut", "WorkflowCancelled"),
     "__version__",
 }
 HEAVY = {"fastapi", "httpx", "pydantic", "rich", "sqlalchemy", "starlette", "uvicorn"}

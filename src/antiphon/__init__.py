@@ -13,7 +13,15 @@ from antiphon.version import __version__
 
 if TYPE_CHECKING:
     from antiphon.app import App
-    from antiphon.errors import AntiphonError, InvalidEvent, Reject, StepFailed, WaitTimedOut, WorkflowCancelled
+    from antiphon.errors import (
+        AntiphonError,
+        InvalidEvent,
+        Reject,
+        StateFailed,
+        StepFailed,
+        WaitTimedOut,
+        WorkflowCancelled,
+    )
     from antiphon.model.commands import Command, Refused, TimedOut, command
     from antiphon.model.delivery import Status
     from antiphon.model.envelope import Envelope
@@ -40,6 +48,7 @@ __all__ = [
     "Reject",
     "Retry",
     "Service",
+    "StateFailed",
     "Status",
     "StepFailed",
     "SyncTransaction",
@@ -64,6 +73,7 @@ _HOMES = {
         "AntiphonError",
         "InvalidEvent",
         "Reject",
+        "StateFailed",
         "StepFailed",
         "WaitTimedOut",
         "WorkflowCancelled",

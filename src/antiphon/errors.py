@@ -102,6 +102,21 @@ class StepFailed(WorkflowError):
         return type(self), (self.name, self.error_type, self.message, self.attempts)
 
 
+class StateFailed(WorkflowError):
+    """A state of a state machine has failed with the error name *error* and the *cause*.
+
+    A function that a Task calls raises it to say which name its failure has for Retry and Catch.
+    """
+
+    def __init__(self, error: str | None = None, cause: str | None = None) -> None:
+        super().__init__(": ".join(filter(None, (error, cause))) or "no error is named")
+        self.error = error
+        self.cause = cause
+
+    def __reduce__(self) -> tuple[type[StateFailed], tuple[str | None, str | None]]:
+        return type(self), (self.error, self.cause)
+
+
 class WaitTimedOut(WorkflowError):
     """What a workflow waited for did not come in time."""
 
@@ -136,6 +151,10 @@ class StoreCorrupt(StoreError):
 
 class StoreVersion(StoreError):
     """The store was written by a version of Antiphon that this one cannot read."""
+
+
+class BusError(AntiphonError):
+    """The bus cannot be reached, or has not confirmed. Nothing is lost: what waits for it waits in the logs."""
 
 
 class LeaseLost(StoreError):

@@ -310,9 +310,9 @@ class Bus(Protocol):
     async def position(self, sender: str) -> int:
         """How far the sender's log has been taken."""
 
-    async def receive(self, after: Mapping[str, int], limit: int) -> list[LoggedEvent]:
+    async def receive(self, receiver: str, after: Mapping[str, int], limit: int) -> list[LoggedEvent]:
         """The next events of each type after its position, in the bus's order. All events of these types
-        up to the last one returned are among them."""
+        up to the last one returned are among them. *receiver* has durably taken what lies before *after*."""
 
     async def expect(self, receivers: Mapping[str, Sequence[str]]) -> None:
         """Keep events of these types for each receiver, whether it runs yet or not, until it has taken them.

@@ -18,12 +18,22 @@ from antiphon.model.events import Event, EventType, event_type_of
 from antiphon.model.handlers import HandlerSpec, RouteSpec, ScheduleSpec, ServiceSpec, Start
 from antiphon.model.retry import Rate, Retry
 from antiphon.model.shape import all_fields
+from antiphon.model.workflows import WorkflowSpec
 from antiphon.policy import signatures
 from antiphon.policy.schedule import check_schedule
-from antiphon.workflow import CONCURRENCY, WorkflowHandle, WorkflowOptions, workflow_spec
+from antiphon.runtime.workflow.machines import StateMachine
+from antiphon.workflow import (
+    CONCURRENCY,
+    MachineHandle,
+    WorkflowHandle,
+    WorkflowOptions,
+    machine_spec,
+    workflow_spec,
+)
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
+H = TypeVar("H", bound=WorkflowHandle)
 
 _DEFAULT_RETRY = Retry()
 
@@ -140,21 +150,36 @@ class Service:
 
         def declare(fn: Callable[..., Any]) -> WorkflowHandle:
             local = _function_name(fn, name)
-            if local in self._handlers:
-                raise DeclarationError(f"service {self.name!r} has a handler {local!r} already", where=place_of(fn))
             spec = workflow_spec(fn, self.name, local, types, options, _names_around(fn))
-            handle = self.workflows.get(local)
-            if handle is None:
-                handle = self.workflows[local] = WorkflowHandle(spec)
-            elif version in handle.versions:
-                raise DeclarationError(
-                    f"service {self.name!r} has version {version} of workflow {local!r} already", where=spec.source
-                )
-            handle.engine.add(spec)
-            handle.concurrency = concurrency
-            return handle
+            return self._add_workflow(local, spec, WorkflowHandle, concurrency)
 
         return declare
+
+    def add(self, machine: StateMachine) -> MachineHandle:
+        """Let the service carry a state machine (`Workflow.from_asl`) as a workflow of its own.
+
+        Raises DeclarationError for a name that is taken.
+        """
+        where = place(caller())
+        check_name(machine.name, "a state machine", where)
+        _check_options(_Options(concurrency=machine.concurrency), where)
+        spec = machine_spec(machine, self.name, where)
+        return self._add_workflow(machine.name, spec, MachineHandle, machine.concurrency)
+
+    def _add_workflow(self, local: str, spec: WorkflowSpec, kind: type[H], concurrency: int) -> H:
+        """Add a workflow, or another version of one."""
+        handle = self.workflows.get(local)
+        if local in self._handlers or not isinstance(handle, kind | None):
+            raise DeclarationError(f"service {self.name!r} has a handler {local!r} already", where=spec.source)
+        if handle is None:
+            handle = self.workflows[local] = kind(spec)
+        elif spec.version in handle.versions:
+            raise DeclarationError(
+                f"service {self.name!r} has version {spec.version} of workflow {local!r} already", where=spec.source
+            )
+        handle.engine.add(spec)
+        handle.concurrency = concurrency
+        return handle
 
     def get(self, path: str, **options: Any) -> Callable[[F], F]:
         """Answer GET *path*; *options* are those of FastAPI's own decorator."""

@@ -20,6 +20,7 @@ from antiphon.ports import INTERNAL
 from antiphon.runtime.transaction import Transaction
 from antiphon.runtime.workflow.engine import Engine
 from antiphon.runtime.workflow.handle import Workflow
+from antiphon.runtime.workflow.machines import Execution, StateMachine, task_signal
 from antiphon.runtime.workflow.steps import write
 from antiphon.store.sqlite.workflows import address_of, newest_run
 
@@ -148,6 +149,47 @@ class WorkflowHandle:
                 )
             )
         return found
+
+
+class MachineHandle(WorkflowHandle):
+    """A declared state machine. A Task that hands out a token ends when one of these is called with it."""
+
+    async def succeed(self, tx: Transaction, token: str, output: Any = None) -> None:
+        """The task of *token* has the result *output* (a JSON value). Raises NotFound if its run is not there."""
+        await self._report(tx, token, act="succeed", output=output)
+
+    async def fail(self, tx: Transaction, token: str, error: str, cause: str | None = None) -> None:
+        """The task of *token* has failed. Raises NotFound."""
+        await self._report(tx, token, act="fail", error=error, cause=cause)
+
+    async def beat(self, tx: Transaction, token: str) -> None:
+        """The task of *token* is still being worked on: the time of HeartbeatSeconds begins anew. Raises NotFound."""
+        await self._report(tx, token, act="beat")
+
+    async def _report(self, tx: Transaction, token: str, **told: Any) -> None:
+        await self.signal(tx, task_signal(token), told, id=token.partition(".")[0])
+
+
+def machine_spec(machine: StateMachine, service: str, where: str) -> WorkflowSpec:
+    """What *machine* is as a workflow of *service*. Raises DeclarationError."""
+    options = WorkflowOptions(machine.key, (), machine.publishes, machine.version)
+    _check(options, machine.starts, where)
+
+    async def play(event: Any, wf: Workflow) -> Any:
+        return await Execution(machine.machine, machine.resources, wf).run(machine.input(event))
+
+    return WorkflowSpec(
+        name=f"{service}.{machine.name}",
+        service=service,
+        fn=play,
+        starts=machine.starts,
+        awaits=(),
+        publishes=machine.publishes,
+        key_of=_key_function(machine.key),
+        version=machine.version,
+        retry=Retry(),
+        source=where,
+    )
 
 
 def workflow_spec(

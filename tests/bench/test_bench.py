@@ -19,7 +19,9 @@ def test_a_quick_run_has_every_figure(tmp_path: Path) -> None:
     assert 0 < chain["ratio"] < 5
     assert 0 < chain["file_per_service"]["ratio"] < 5
     assert figures["latency"]["p50_in_fsyncs"] <= figures["latency"]["p99_in_fsyncs"]
-    assert set(figures) == {"machine", "chain", "latency", "publishing", "idle", "backlog"}
+    assert 0 < figures["workflows"]["ratio"] < 5
+    parts = {"chain", "latency", "publishing", "idle", "backlog", "workflows", "sleeping"}
+    assert set(figures) == {"machine", *parts}
     assert list(tmp_path.iterdir()) == []
 
 

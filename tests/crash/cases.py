@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from antiphon.demo import audit as bookings
+from antiphon.demo.audit import audit
 from antiphon.demo.chance import Chance
-from antiphon.demo.feeder import Feeder
-from antiphon.runtime.clock import SystemClock
+from antiphon.demo.subject import subject_of
 from examples.enrollment.shared.plans import BONUS_POINTS
-from examples.flight_booking.timetable import timetable
 from tests.crash.audits import reading
 from tests.crash.lanes import FAILS_EVERY, RETURNS_EVERY
 
@@ -37,17 +35,13 @@ class Case:
 # ---------------------------------------------------------------------- flight booking
 
 
-def _feeder() -> Feeder:
-    return Feeder("", list(timetable().values()), 1, Chance(1), SystemClock())
-
-
 def _booking(_lane: int, number: int) -> dict[str, Any]:
-    return FEEDER.booking(number)
+    return BOOKINGS.request(Chance(1), number)
 
 
 def audit_bookings(data: Path, accepted: Mapping[int, str], received: Mapping[str, int]) -> Counter[str]:
     """Charges, refunds, seats, tickets and e-mails: the audit of the demo, and that nothing was booked beyond."""
-    found = bookings.audit(data, accepted.values(), received)
+    found = audit(BOOKINGS, data, accepted.values(), received)
     wrong = Counter({finding.replace("duplicated", "doubled"): count for finding, count in found.findings.items()})
     with reading(data / "booking.db") as connection:
         kept = [row[0] for row in connection.execute("SELECT booking_id FROM bookings")]
@@ -133,7 +127,7 @@ def _cars(connection: sqlite3.Connection, table: str, expected: set[int]) -> Cou
     )
 
 
-FEEDER = _feeder()
+BOOKINGS = subject_of("flight_booking")
 CASES = {
     case.name: case
     for case in (

@@ -17,12 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from antiphon.demo.fleet import Fleet
 from antiphon.demo.sink import running_sink
 from antiphon.runtime.clock import SystemClock
 from tests.crash.audits import findings, interrupted, under_way
 from tests.crash.cases import CASES, Case
 from tests.crash.clients import Clients
-from tests.crash.fleet import Fleet
+from tests.examples.kit import CHECKOUT
 
 LANES = 6
 GATEWAY, WORKERS = "gateway", ("one", "two")
@@ -66,7 +67,7 @@ async def play(case: Case, data: Path, *, kills: int, seed: int) -> Outcome:
     outcome = Outcome()
     async with running_sink() as sink:
         mail = {"SMTP_HOST": "127.0.0.1", "SMTP_PORT": str(sink.port)}
-        fleet = Fleet(case.reference, data, everyone, mail)
+        fleet = Fleet(case.reference, data, everyone, mail, CHECKOUT)
         clients = Clients(lambda: fleet.url(GATEWAY), case.path, case.body, case.id_field)
         load = asyncio.create_task(clients.run(LANES, clock))
         try:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.crash.audits import DEAD_LETTERS, findings, reading
-from tests.crash.fleet import CHECKOUT
 from tests.crash.shop import EFFECTS, KEYS, effects_of
+from tests.examples.kit import CHECKOUT
 
 KILLS = 12
 

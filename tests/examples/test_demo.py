@@ -15,9 +15,12 @@ from typing import Any
 
 import pytest
 
+from antiphon.demo import member
 from antiphon.demo.audit import audit, questions
+from antiphon.demo.subject import subject_of
 
 ENVIRONMENT = {**os.environ, "PYTHONUNBUFFERED": "1"}
+BOOKINGS = subject_of("flight_booking")
 
 
 def command(*arguments: str) -> list[str]:
@@ -74,6 +77,28 @@ def test_faults_are_retried_and_change_nothing(kept: tuple[Path, dict[str, Any]]
     assert (facts["lost"], facts["duplicated"], facts["dead_letters"]) == (0, 0, 0)
 
 
+def test_processes_that_are_killed_lose_nothing(tmp_path: Path) -> None:
+    """In several processes, of which one or all are killed now and then, everything accepted comes to its end once."""
+    facts = played("--for", "6", "--kill", "1.5", cwd=tmp_path)
+    assert facts["audit_ok"] is True
+    assert facts["drained"] is True
+    assert facts["processes_killed"] > 0
+    assert facts["accepted"] == facts["ticketed"] + facts["cancelled"] > 30
+    assert (facts["lost"], facts["duplicated"], facts["dead_letters"]) == (0, 0, 0)
+
+
+def test_a_process_ends_with_the_demo_that_started_it(tmp_path: Path) -> None:
+    """When the other end of its standard input is closed, as by the demo's death, it drains and ends."""
+    run = [sys.executable, "-m", "antiphon", "run", f"{member.__name__}:app", "--data", str(tmp_path), "--port", "0"]
+    told = {**ENVIRONMENT, **member.environment_of("flight_booking", fail=0, seed=1)}
+    with subprocess.Popen([*run, "--json"], env=told, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["ready"] is True
+        process.stdin.close()
+        assert process.wait(timeout=60) == 0
+
+
 def test_a_second_run_goes_on_with_the_data_of_the_first(tmp_path: Path) -> None:
     """The same directory may be used again; the audit is then of both runs."""
     first = played("--for", "1", "--data", "here", cwd=tmp_path)
@@ -118,7 +143,8 @@ def test_a_port_that_is_taken_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--rate", "0"], ["--fail", "0.9"], ["--for", "-1"], ["--seed", "x"], ["--fail", "much"]]
+    "arguments",
+    [["--rate", "0"], ["--fail", "0.9"], ["--for", "-1"], ["--seed", "x"], ["--fail", "much"], ["--kill", "-1"]],
 )
 def test_wrong_arguments_are_refused(tmp_path: Path, arguments: list[str]) -> None:
     """What makes no sense is said, with the usage."""
@@ -189,17 +215,17 @@ def test_the_audit_finds_what_is_wrong(
     data, facts = kept
     accepted, received = copied(data, tmp_path)
     assert len(accepted) == facts["accepted"]
-    assert audit(tmp_path, accepted, received).findings == {}
+    assert audit(BOOKINGS, tmp_path, accepted, received).findings == {}
 
     with closing(sqlite3.connect(tmp_path / f"{service}.db")) as connection, connection:
         ticketed = ticketed_booking(tmp_path)
         for statement in damage.split("; "):
             connection.execute(statement, (ticketed,) * statement.count("?"))
-    found = audit(tmp_path, accepted, received)
+    found = audit(BOOKINGS, tmp_path, accepted, received)
     assert not found.ok
     assert found.findings[finding] == 1
     assert found.total(finding.partition(":")[0]) >= 1
-    assert finding in questions()
+    assert finding in questions(BOOKINGS)
 
 
 def copied(source: Path, target: Path) -> tuple[list[str], dict[str, int]]:

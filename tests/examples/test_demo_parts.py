@@ -11,13 +11,13 @@ from rich.console import Console
 
 from antiphon.demo.chance import Chance
 from antiphon.demo.faults import TransientFault, made_faulty
-from antiphon.demo.feeder import DECLINED_CARD, DECLINED_SHARE, POPULAR_FLIGHTS, Feeder
 from antiphon.demo.figures import Figures, Trace
+from antiphon.demo.subject import subject_of
 from antiphon.demo.view import Heading, Scene, line_of, opened_view, rendered, trace_line
 from antiphon.model.retry import seconds
-from antiphon.runtime.clock import SystemClock
 from examples.flight_booking import app
 from examples.flight_booking.bank import Answer
+from examples.flight_booking.demo import DECLINED_CARD, DECLINED_SHARE, POPULAR_FLIGHTS, Passengers
 from examples.flight_booking.timetable import invented_flights
 
 SCENE = Scene(
@@ -28,11 +28,13 @@ SCENE = Scene(
     events_per_s=290,
     figures=Figures(
         {"CREATED": 1, "PAID": 0, "SEATED": 2, "TICKETED": 540, "CANCELLED": 57},
-        emails=538,
+        {"e-mails": 538},
         events=3480,
         failed_attempts=12,
+        deliveries={"IN_PROGRESS": 2, "RETRY": 0},
         dead_letters=0,
         paused=("notification.send_ticket",),
+        settled=False,
     ),
     traces=[Trace("01-abc", (("BookingCreated", 0), ("PaymentConfirmed", 12), ("TicketIssued", 31)))],
 )
@@ -48,12 +50,12 @@ def test_chance_is_repeatable_and_even() -> None:
     assert all(900 < count < 1_100 for count in tenths.values())
 
 
-def test_the_feeder_asks_for_the_same_bookings_again() -> None:
+def test_the_same_bookings_are_asked_for_again() -> None:
     """A seed says which bookings there are: flights that exist, some of them crowded, some cards declined."""
     flights = list(invented_flights().values())
-    first, again = (Feeder("http://x", flights, 50, Chance(3), SystemClock()) for _ in range(2))
-    bookings = [first.booking(number) for number in range(2_000)]
-    assert bookings == [again.booking(number) for number in range(2_000)]
+    first, again = (Passengers(flights) for _ in range(2))
+    bookings = [first.booking(Chance(3), number) for number in range(2_000)]
+    assert bookings == [again.booking(Chance(3), number) for number in range(2_000)]
     asked = Counter(booking["flight"] for booking in bookings)
     assert set(asked) == {flight.number for flight in flights}
     smallest = sorted(flights, key=lambda flight: flight.seats)[:POPULAR_FLIGHTS]
@@ -120,7 +122,7 @@ def test_without_faults_handlers_are_as_they_were_but_for_their_retries() -> Non
 
 def test_without_a_terminal_a_scene_is_one_plain_line(capsys: pytest.CaptureFixture[str]) -> None:
     """What is elsewhere a table is a line on stderr, after the addresses and three things to try."""
-    heading = Heading("http://127.0.0.1:8000", "/data", "UA1545")
+    heading = Heading(subject_of("flight_booking"), "http://127.0.0.1:8000", "/data")
     with opened_view(heading) as show:
         show(SCENE)
     said = capsys.readouterr()
@@ -128,6 +130,7 @@ def test_without_a_terminal_a_scene_is_one_plain_line(capsys: pytest.CaptureFixt
     *introduction, line = said.err.splitlines()
     assert line == line_of(SCENE)
     assert line.startswith("  12 s feeding: accepted 600 (50/s), CREATED 1 PAID 0 SEATED 2 TICKETED 540 CANCELLED 57")
+    assert "e-mails 538, events 3480 (290/s), IN_PROGRESS 2, failed" in line
     assert line.endswith("paused notification.send_ticket")
     assert "http://127.0.0.1:8000/docs" in introduction[0]
     assert len(heading.things_to_try) == 3
@@ -137,7 +140,7 @@ def test_a_terminal_shows_a_table() -> None:
     """Rates, statuses, traces, addresses and things to try are all in it, and it fits a small terminal."""
     screen = io.StringIO()
     console = Console(file=screen, width=100)
-    console.print(rendered(Heading("http://127.0.0.1:8000", "/data", "UA1545"), SCENE))
+    console.print(rendered(Heading(subject_of("flight_booking"), "http://127.0.0.1:8000", "/data"), SCENE))
     text = screen.getvalue()
     for part in ("3,480", "290/s", "TICKETED", "01-abc", "/metrics", "antiphon status", "paused: notification"):
         assert part in text

@@ -14,9 +14,10 @@ from typing import Any
 import httpx
 import pytest
 
-from antiphon.demo.audit import SERVICES, audit
+from antiphon.demo.audit import audit
 from antiphon.policy.choreography import check
 from examples.flight_booking import app
+from examples.flight_booking.demo import subject
 from tests.examples.kit import Mailbox, in_a_process_each, in_one_process, mail_server, process_of, shown
 
 pytestmark = pytest.mark.anyio
@@ -24,6 +25,7 @@ pytestmark = pytest.mark.anyio
 CARD, DECLINED = "4242 4242 4242 4242", "4000-0000-0000-0002"
 APP = "examples.flight_booking:app"
 ENDED = ("TICKETED", "CANCELLED")
+SERVICES = list(app.services)
 
 
 @pytest.fixture
@@ -111,7 +113,7 @@ async def test_in_a_process_for_each_service(tmp_path: Path, mailbox: Mailbox) -
 def assert_sound(data: Path, mailbox: Mailbox) -> None:
     """Nothing lost, nothing twice; the two who found no seat have their money back."""
     ids = [booking_id for (booking_id,) in rows(data, "booking", "SELECT booking_id FROM bookings")]
-    found = audit(data, ids, received(mailbox))
+    found = audit(subject(), data, ids, received(mailbox))
     assert found.findings == {}
     assert found.figures["refunded"] == 2
     assert set(received(mailbox).values()) == {1}

@@ -30,6 +30,7 @@ def test_it_holds_the_library_and_the_examples(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert "antiphon/demo/audit.sql" in names
     assert "antiphon_examples/flight_booking/booking.sql" in names
+    assert "antiphon_examples/flight_booking/audit.sql" in names
     assert "antiphon_examples/enrollment/shared/events.py" in names
     assert {name.partition("/")[0] for name in names if ".dist-info" not in name} == {"antiphon", "antiphon_examples"}
 

@@ -247,8 +247,8 @@ async def test_an_edited_event_stays_in_its_store(tmp_path: Path) -> None:
         await world.clock.rest()
         assert shop.billed == [("c", 2)]
         assert [n for kind, n in shop.noted if kind == "Ordered"] == [1]
-        assert world.runtime.bus is not None
-        rows = await world.runtime.bus.store.fetch_all("SELECT 1 FROM antiphon_log WHERE id = ?", (edited.id,))
+        assert world.runtime.hub is not None
+        rows = await world.runtime.hub.fetch_all("SELECT 1 FROM antiphon_log WHERE id = ?", (edited.id,))
         assert rows == []
 
 

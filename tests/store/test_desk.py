@@ -307,8 +307,8 @@ async def test_a_trace_goes_over_all_stores(tmp_path: Path) -> None:
         (first,) = await order(world, 1)
         await world.clock.advance(12)
         found = [Desk(store) for store in world.runtime.stores.values()]
-        assert world.runtime.bus is not None
-        found.append(Desk(world.runtime.bus.store))
+        assert world.runtime.hub is not None
+        found.append(Desk(world.runtime.hub))
         trace = await desks.trace(found, first)
         assert [(node.depth, node.event.type, node.event.store) for node in trace.nodes] == [
             (0, "Ordered", "shop"),

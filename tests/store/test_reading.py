@@ -76,7 +76,7 @@ async def test_a_commit_between_two_types_hides_no_event_on_the_bus(tmp_path: Pa
     bus = SqliteBus(tmp_path / "bus.db", clock=SystemClock(), owner="test")
     await bus.open()
     bus.store._reader.set_trace_callback(committed_between_reads(bus.store))
-    seen = [event.envelope.type for event in await bus.receive({"Asked": 0, "Answered": 0}, 10)]
+    seen = [event.envelope.type for event in await bus.receive("receiver", {"Asked": 0, "Answered": 0}, 10)]
     bus.store._reader.set_trace_callback(None)
     assert seen in ([], ["Asked", "Answered"])
     await bus.close()

@@ -266,8 +266,8 @@ async def test_the_bus_keeps_what_a_receiver_has_not_taken(tmp_path: Path) -> No
     shop = Shop()
     clock = VirtualClock()
     async with running(tmp_path, *shop.services, own_stores=True, only=["shop"], clock=clock) as world:
-        assert world.runtime.bus is not None
-        bus = world.runtime.bus.store
+        assert world.runtime.hub is not None
+        bus = world.runtime.hub
         await order(world, *range(5))
         await clock.advance(12)
         assert await prune(world, bus) == 0
@@ -275,8 +275,8 @@ async def test_the_bus_keeps_what_a_receiver_has_not_taken(tmp_path: Path) -> No
         lags = {each.name: each.lag for each in await Desk(bus).positions()}
         assert lags == {"inlet:audit": 5, "inlet:billing": 5, "outlet:shop": None}
     async with running(tmp_path, *shop.services, own_stores=True, only=["shop", "billing"], clock=clock) as world:
-        assert world.runtime.bus is not None
-        bus = world.runtime.bus.store
+        assert world.runtime.hub is not None
+        bus = world.runtime.hub
         await clock.advance(12)
         assert len(shop.billed) == 5
         assert await prune(world, bus) == 0
@@ -331,11 +331,11 @@ async def test_the_duty_prunes_by_itself(tmp_path: Path) -> None:
         await rounds(clock, 2)
         await clock.jump(DAY)
         await rounds(clock, 2)
-        assert runtime.bus is not None
-        for store in (*runtime.stores.values(), runtime.bus.store):
+        assert runtime.hub is not None
+        for store in (*runtime.stores.values(), runtime.hub):
             rows = await store.fetch_all("SELECT count(*) FROM antiphon_log")
             assert rows[0][0] == 1, store.path
-        marks = await runtime.bus.store.fetch_all("SELECT count(*) FROM antiphon_marks")
+        marks = await runtime.hub.fetch_all("SELECT count(*) FROM antiphon_marks")
         assert marks[0][0] <= 2
     finally:
         await runtime.stop(0.5)

@@ -233,7 +233,7 @@ def test_all_sorts_of_classes(tmp_path: Path) -> None:
     Contract("a", "b").reads(model).save(path)
     assert_kept(path, Modelled)
     path.write_text(path.read_text().replace('"Modelled"', '"Plain"'))
-    assert problems(path, Plain)[0] == "a reads Plain.token as uuid; it is text now"
+    assert problems(path, Plain)[:1] == ["a reads Plain.at as datetime; it is text now"]
 
 
 class Omitting(Event, omit_defaults=True):

@@ -153,6 +153,21 @@ def test_in_world_is_a_plain_function() -> None:
     assert seen == [OrderPaid("o-1", 7)]
 
 
+def test_in_world_takes_what_is_given_by_position() -> None:
+    """The world may be anywhere among the parameters; those before and after it come as they are given."""
+    seen: list[tuple[str, World, int]] = []
+
+    @in_world(Shop().app)
+    async def test_it(name: str, world: World, cents: int) -> None:
+        seen.append((name, world, cents))
+
+    test_it("a", 1)
+    test_it("b", cents=2)
+    test_it(name="c", cents=3)
+    assert [(name, cents) for name, _, cents in seen] == [("a", 1), ("b", 2), ("c", 3)]
+    assert all(isinstance(world, World) for _, world, _ in seen)
+
+
 def test_in_world_refuses_what_it_cannot_run() -> None:
     """A plain function, or one that takes no world, is refused where it is declared."""
 

@@ -231,6 +231,21 @@ async def test_what_never_ends_is_named(shop: Shop) -> None:
             await world.settle(patience=seconds(0.05))
 
 
+async def test_what_runs_in_a_circle_is_said(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that never waits for anything cannot be settled: that is a failure, not a hang."""
+    monkeypatch.setattr("antiphon.testing.clock._UNREST_S", 0.05)
+
+    async def circle() -> None:
+        while True:  # noqa: ASYNC110  it is what must not be waited for
+            await asyncio.sleep(0)
+
+    async with shop.app.test() as world:
+        running = asyncio.ensure_future(circle())
+        with pytest.raises(WorldFailure, match=r"no rest after 0.05 real seconds.*\n\ntimeline"):
+            await world.settle()
+        running.cancel()
+
+
 async def test_blocking_handlers_and_schedules(caplog: pytest.LogCaptureFixture) -> None:
     """Plain functions run in real threads; schedules tick in virtual time."""
 

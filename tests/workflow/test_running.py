@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from antiphon import Service
+from antiphon import Retry, Service, Transaction, Workflow
+from antiphon.model.workflows import Kind
 from antiphon.policy.choreography import graph
+from antiphon.store.sqlite.runs import Runs
 from tests.runtime.kit import World, running
-from tests.workflow.orders import Faults, OrderPlaced, Paid, shop
+from tests.workflow.orders import TABLES, Faults, OrderPlaced, Paid, shop
 
 pytestmark = pytest.mark.anyio
 
@@ -100,6 +102,29 @@ async def test_what_it_awaits_may_come_from_another_file(tmp_path: Path) -> None
         bus = world.runtime.logs[-1]
         types = {str(row[0]) for row in await bus.fetch_all("SELECT type FROM antiphon_log")}
         assert types == {"OrderPlaced", "Paid"} | {"Shipped"} & types
+
+
+async def test_a_journal_is_shown_in_the_order_of_the_code(tmp_path: Path) -> None:
+    """Twelve steps as they are called, a gather's below it, the undo steps last and in reverse."""
+    work = Service("work", tables=TABLES)
+
+    async def step(n: int, tx: Transaction) -> None:
+        if n == 12:
+            raise RuntimeError("the last")
+
+    @work.workflow(starts=OrderPlaced, retry=Retry(attempts=1))
+    async def long(order: OrderPlaced, wf: Workflow) -> None:
+        await wf.gather(*(wf.step(step, n, undo=step, name=f"gathered {n}") for n in range(2)))
+        for n in range(2, 13):
+            wf.version(f"v{n}")
+            await wf.step(step, n, undo=step, name=f"step {n}")
+
+    async with running(tmp_path, work) as world:
+        (run_id,) = await world.publish("work", OrderPlaced("o1"))
+        shown = await Runs(world.store).show(run_id)
+    positions = [record.position for record in shown.journal if record.kind is not Kind.VERSION]
+    steps = ["1", "1.1.1", "1.2.1", *map(str, range(2, 13))]
+    assert positions == [*steps, *(f"end.{n}" for n in range(11, 1, -1)), "end.1.2.1", "end.1.1.1"]
 
 
 async def test_the_choreography_knows_the_workflow(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""``antiphon demo``: the flight booking of ``antiphon.demo``, behind the gateway."""
+"""``antiphon demo``: an example system, run by ``antiphon.demo``, behind the gateway."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "run": Command("run an application until it is told to stop", "antiphon.cli.run:run"),
     "dev": Command("run an application, again at every change of its code", "antiphon.cli.dev:dev"),
-    "demo": Command("show the flight-booking system, live", "antiphon.cli.demo:run", delegated=True),
+    "demo": Command("show an example system, live, and audit it", "antiphon.cli.demo:run", delegated=True),
     "simulate": Command("search for a seed that breaks a promise", "antiphon.cli.simulate:simulate"),
     "bench": Command("measure this machine", "antiphon.cli.bench:run", delegated=True),
     "check": Command("find mistakes in who publishes what to whom", "antiphon.cli.choreography:check"),

@@ -1,4 +1,4 @@
-"""The demo's application: the flight booking whose handlers fail at times, as handlers do."""
+"""The demo's application: the example whose handlers fail at times, as handlers do."""
 
 from __future__ import annotations
 

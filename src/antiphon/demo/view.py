@@ -3,43 +3,39 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from antiphon.demo.figures import Figures, Trace
+from antiphon.demo.subject import Subject
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
-
-_COLOURS = {"TICKETED": "green", "CANCELLED": "yellow"}
 
 
 @dataclass(frozen=True)
 class Heading:
     """What stays the same: where the system is, and what to try with it."""
 
+    subject: Subject
     url: str
     data: str
-    flight: str
 
     @property
     def addresses(self) -> tuple[tuple[str, str], ...]:
         """What may be opened, and what is there."""
-        return (
-            (f"{self.url}/docs", "the API, to be tried out"),
-            (f"{self.url}/flights", "the flights, and the seats left"),
-            (f"{self.url}/metrics", "figures for Prometheus"),
-        )
+        paths = (("/docs", "the API, to be tried out"), *self.subject.addresses, ("/metrics", "figures for Prometheus"))
+        return tuple((f"{self.url}{path}", what) for path, what in paths)
 
     @property
     def things_to_try(self) -> tuple[str, str, str]:
         """For another terminal or a browser."""
         return (
-            f"book {self.flight} in the API with a card that ends in 0002: it is declined",
+            self.subject.hint,
             f"antiphon status --data {self.data}",
             f"antiphon tail --data {self.data}, then antiphon trace with the id of an event",
         )
@@ -79,16 +75,18 @@ def opened_view(heading: Heading) -> Iterator[Show]:
 def line_of(scene: Scene) -> str:
     """A scene on one line."""
     statuses = " ".join(f"{status} {count}" for status, count in scene.figures.statuses.items())
+    counters = "".join(f"{name} {count}, " for name, count in scene.figures.counters.items())
+    passing = "".join(f"{status} {count}, " for status, count in scene.figures.deliveries.items() if count)
     line = (
         f"{scene.seconds:4.0f} s {scene.phase}: accepted {scene.accepted} ({scene.accepted_per_s:.0f}/s), "
-        f"{statuses}, e-mails {scene.figures.emails}, events {scene.figures.events} ({scene.events_per_s:.0f}/s), "
+        f"{statuses}, {counters}events {scene.figures.events} ({scene.events_per_s:.0f}/s), {passing}"
         f"failed attempts {scene.figures.failed_attempts}, dead letters {scene.figures.dead_letters}"
     )
     return f"{line}, paused {', '.join(scene.figures.paused)}" if scene.figures.paused else line
 
 
 def trace_line(trace: Trace) -> str:
-    """What a booking came to, and in how many milliseconds."""
+    """What a request came to, and in how many milliseconds."""
     (_, *steps) = trace.steps
     return f"{steps[-1][1]:5} ms  {' > '.join(type_ for type_, _ in steps)}" if steps else ""
 
@@ -114,8 +112,9 @@ def rendered(heading: Heading, scene: Scene) -> RenderableType:
     top = Table.grid(expand=True)
     top.add_column(ratio=1)
     top.add_column(ratio=1)
-    title = f"flight booking, {scene.phase}, {scene.seconds:.0f} s"
-    top.add_row(panel(title, _rates(scene)), panel("bookings", _statuses(scene.figures)))
+    subject = heading.subject
+    title = f"{subject.title}, {scene.phase}, {scene.seconds:.0f} s"
+    top.add_row(panel(title, _rates(scene)), panel(f"{subject.noun}s", _statuses(scene.figures, subject.ends)))
     traces, around = Table.grid(padding=(0, 2)), Table.grid()
     for trace in scene.traces:
         line = Text(trace_line(trace), no_wrap=True, overflow="ellipsis")
@@ -139,7 +138,10 @@ def _rates(scene: Scene) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_row("accepted", f"{scene.accepted:,}", f"{scene.accepted_per_s:.0f}/s")
     table.add_row("events", f"{figures.events:,}", f"{scene.events_per_s:.0f}/s")
-    table.add_row("e-mails", f"{figures.emails:,}")
+    for name, count in figures.counters.items():
+        table.add_row(name, f"{count:,}")
+    for status, count in figures.deliveries.items():
+        table.add_row(status, f"{count:,}")
     table.add_row("failed attempts", f"{figures.failed_attempts:,}", "tried again" if figures.failed_attempts else "")
     dead = Text(f"{figures.dead_letters:,}", style="bold red" if figures.dead_letters else "")
     paused = sorted({name.partition(".")[0] for name in figures.paused})
@@ -147,13 +149,13 @@ def _rates(scene: Scene) -> Table:
     return table
 
 
-def _statuses(figures: Figures) -> Table:
+def _statuses(figures: Figures, colours: Mapping[str, str]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
     total = max(1, sum(figures.statuses.values()))
     table = Table.grid(padding=(0, 2))
     for status, count in figures.statuses.items():
-        bar = Text("█" * round(20 * count / total), style=_COLOURS.get(status, "cyan"))
+        bar = Text("█" * round(20 * count / total), style=colours.get(status, "cyan"))
         table.add_row(status, f"{count:,}", bar)
     return table

@@ -13,14 +13,12 @@ from antiphon.app import App
 from antiphon.errors import InvalidEvent, PayloadTooLarge, Undecodable
 from antiphon.gateway.problems import DOCUMENTED, refusal
 from antiphon.model.envelope import Envelope
-from antiphon.ports import RECEIVED
-from antiphon.runtime.runtime import Runtime
+from antiphon.ports import PUBLISHED, RECEIVED
+from antiphon.runtime.runtime import GATEWAY, Runtime
 from antiphon.store.sqlite.bus import SqliteBus
 from antiphon.store.sqlite.quarantine import quarantine
 from antiphon.wire import BATCH, STRUCTURED, from_http
 
-# The name under which the gateway sends to a bus; no service can bear it.
-_SENDER = "antiphon.gateway"
 _CLOUD_EVENT = {
     "title": "CloudEvent",
     "type": "object",
@@ -87,19 +85,22 @@ class Ingress:
         event_type.decode(envelope.data, envelope.version)
 
     async def _append(self, envelopes: Sequence[Envelope]) -> None:
-        if self._runtime.bus is not None:
+        bus = self._runtime.bus
+        if isinstance(bus, SqliteBus):
             async with self._sending:
-                await _send(self._runtime.bus, envelopes)
+                await _send(bus, envelopes)
             return
-        async with self._runtime.logs[0].unit() as unit:
-            await unit.append([(envelope, RECEIVED) for envelope in envelopes])
+        # Beside another bus the gateway has a log, and an outlet that sends what is published in it.
+        origin = RECEIVED if bus is None else PUBLISHED
+        async with self._runtime.logs[-1].unit() as unit:
+            await unit.append([(envelope, origin) for envelope in envelopes])
 
 
 async def _send(bus: SqliteBus, envelopes: Sequence[Envelope]) -> None:
     """Send through the bus: a gateway may have no store. Its position only counts the batches."""
     while True:
-        position = await bus.position(_SENDER)
-        if await bus.send(_SENDER, position, position + 1, envelopes) == position + 1:
+        position = await bus.position(GATEWAY)
+        if await bus.send(GATEWAY, position, position + 1, envelopes) == position + 1:
             return
 
 

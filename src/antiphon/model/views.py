@@ -14,6 +14,7 @@ from antiphon.errors import InvalidEvent
 from antiphon.model.delivery import Status
 from antiphon.model.envelope import Envelope, Kind
 from antiphon.model.jsontext import strict_json
+from antiphon.model.workflows import ADVANCE_TYPE, RunView
 
 #: How an event came into a log, by the number that is kept there.
 ORIGINS = ("published", "received", "internal")
@@ -112,6 +113,7 @@ class TracePart(msgspec.Struct, frozen=True, kw_only=True):
     events: tuple[LoggedView, ...]
     deliveries: tuple[DeliveryView, ...]
     truncated: bool = False
+    runs: tuple[RunView, ...] = ()
 
 
 SagaState = Literal["running", "completed", "compensated", "failed", "stuck"]
@@ -119,10 +121,11 @@ StepState = Literal["done", "undone", "undoing", "stuck", "failed", "expected"]
 
 
 class SagaStep(msgspec.Struct, frozen=True, kw_only=True):
-    """A step of a saga: a handler, for one event.
+    """A step of a saga: a handler, for one event; or what a workflow's run has done, or waits for.
 
     *state*: ``done``, or then ``undone`` or ``undoing`` by its compensation, ``stuck`` if that is a dead letter;
     ``failed`` (it is a dead letter itself), ``expected`` (it waits, or runs). *why* says more of what is not done.
+    *event_id* and *event_type* are of the event that was handled, or that began the run.
     """
 
     name: str
@@ -141,12 +144,16 @@ class Saga(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Trace(msgspec.Struct, frozen=True, kw_only=True):
-    """All that belongs together, each event right below the one that caused it (depth first)."""
+    """All that belongs together, each event right below the one that caused it (depth first).
+
+    *runs* are those of workflows, with their journals, in the order in which they began.
+    """
 
     correlation_id: str
     nodes: tuple[TraceNode, ...]
     truncated: bool = False
     saga: Saga | None = None
+    runs: tuple[RunView, ...] = ()
 
 
 class StatusCounts(msgspec.Struct, frozen=True, kw_only=True):
@@ -381,3 +388,9 @@ def read_data(envelope: Envelope) -> tuple[Any, RawData | None]:
     except InvalidEvent as error:
         why = f"{error.field}: {error.reason}"
         return None, RawData(why=why, base64=base64.b64encode(data).decode(), text=repr(data)[:_REPR_LIMIT])
+
+
+def run_of(event: LoggedView) -> str:
+    """The id of the workflow's run that an event moves on, or that of the one that it would have begun."""
+    is_internal = event.type.startswith(ADVANCE_TYPE) and isinstance(event.data, dict)
+    return str(event.data["run"]) if is_internal else event.id

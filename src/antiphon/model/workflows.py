@@ -51,12 +51,15 @@ _HALTS = {
 RUN_TRANSITIONS: dict[RunState, dict[RunState, str]] = {
     RunState.RUNNING: {
         RunState.WAITING: "every branch waits for a time, an event or a retry",
-        RunState.COMPENSATING: "an undo step waits for its retry",
+        RunState.COMPENSATING: "an undo waits for its retry or its answer",
         **_HALTS,
         **_ENDS,
     },
     RunState.WAITING: {RunState.RUNNING: "what it waited for is there", RunState.PAUSED: _HALTS[RunState.PAUSED]},
-    RunState.COMPENSATING: {RunState.RUNNING: "the retry is due", RunState.PAUSED: _HALTS[RunState.PAUSED]},
+    RunState.COMPENSATING: {
+        RunState.RUNNING: "what the undo waited for is there",
+        RunState.PAUSED: _HALTS[RunState.PAUSED],
+    },
     RunState.PAUSED: {RunState.RUNNING: "a person resumed or cancelled it"},
     RunState.STUCK: {
         RunState.RUNNING: "a person resumed it, skipped the undo step, or cancelled it",
@@ -186,12 +189,13 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RecordView(msgspec.Struct, frozen=True, kw_only=True):
-    """A record of a run's journal."""
+    """A record of a run's journal. *nr* counts them as they are closed (0: it is open)."""
 
     position: str
     kind: Kind
     name: str
     mark: Mark
+    nr: int
     attempts: int
     at_ms: int
     result: Any
@@ -225,15 +229,32 @@ def shown(run: Run, records: Iterable[Record] = ()) -> RunView:
                 kind=each.kind,
                 name=each.name,
                 mark=each.mark,
+                nr=each.nr,
                 attempts=each.attempts,
                 at_ms=each.at_ms,
                 result=_value(each.result),
                 error_type=each.error_type,
                 error=each.error,
             )
-            for each in records
+            for each in sorted(records, key=lambda each: _place(each.position))
         ),
     )
+
+
+def _place(position: str) -> tuple[tuple[int, int, str], ...]:
+    """What sorts records as the function comes to them; undo steps stand last, the last step's first."""
+    if position.startswith("version:"):
+        return (*_place(position.removeprefix("version:").rpartition(".")[0]), (-1, 0, position))
+    found: list[tuple[int, int, str]] = []
+    onward = 1
+    for part in filter(None, position.split(".")):
+        number = part.removeprefix("u")
+        if number != part or part == "end":
+            onward = -1
+            found.append((1, 0, ""))
+        if number.isdigit():
+            found.append((0, onward * int(number), ""))
+    return tuple(found)
 
 
 def _value(data: bytes | None) -> Any:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from antiphon.model.views import DeliveryView, Saga, Trace, TraceNode
+from antiphon.model.views import DeliveryView, Saga, Trace, TraceNode, run_of
+from antiphon.model.workflows import RecordView, RunView
 from antiphon.policy.words import moment, plain, shortened
 
 
@@ -14,7 +15,13 @@ def began_ms(trace: Trace) -> int:
 
 
 def trace_lines(trace: Trace, start_ms: int) -> Iterator[str]:
-    """One line for each event, below the one that caused it, with its deliveries. Times count from *start_ms*."""
+    """One line for each event, below the one that caused it, with its deliveries and the run that it began.
+
+    Times count from *start_ms*.
+    """
+    begun: dict[str, list[RunView]] = {}
+    for run in trace.runs:
+        begun.setdefault(run.id, []).append(run)
     for node in trace.nodes:
         indent = "  " * node.depth
         event = node.event
@@ -25,6 +32,9 @@ def trace_lines(trace: Trace, start_ms: int) -> Iterator[str]:
             yield f"{indent}  undecodable: {plain(event.raw.why)}"
         for delivery in node.deliveries:
             for line in _delivery_lines(delivery, start_ms):
+                yield f"{indent}  {line}"
+        for run in begun.pop(run_of(event), ()):
+            for line in _run_lines(run, start_ms):
                 yield f"{indent}  {line}"
         if not node.deliveries and _ends_here(node, trace):
             yield f"{indent}  nobody handles it"
@@ -56,6 +66,26 @@ def _delivery_lines(delivery: DeliveryView, start_ms: int) -> Iterator[str]:
         error = f": {attempt.error_type}: {shortened(attempt.message)}" if attempt.error_type else ""
         line = f"{after(attempt.at_ms, start_ms)} attempt {attempt.number} {attempt.outcome}{error}"
         yield f"     {plain(line)}"
+
+
+def _run_lines(run: RunView, start_ms: int) -> Iterator[str]:
+    """How a run stands, and what it has recorded."""
+    why = run.waiting or run.error
+    yield plain(
+        f"run of {run.workflow} [{run.key}] {run.state}{f': {shortened(why)}' if why else ''}, "
+        f"{after(run.updated_ms, start_ms)}"
+    )
+    for record in run.journal:
+        yield f"   {plain(_record_line(record, start_ms))}"
+
+
+def _record_line(record: RecordView, start_ms: int) -> str:
+    line = f"{after(record.at_ms, start_ms)} {record.kind.value} {record.name} {record.mark}"
+    if record.attempts > 1 or record.error_type:
+        line += f": {record.attempts} {'attempt' if record.attempts == 1 else 'attempts'}"
+    if record.error_type or record.error:
+        line += f", {': '.join(filter(None, (record.error_type, shortened(record.error))))}"
+    return line
 
 
 def _ends_here(node: TraceNode, trace: Trace) -> bool:

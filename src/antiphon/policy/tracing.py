@@ -34,11 +34,13 @@ def merge(parts: Sequence[TracePart]) -> Trace:
         )
         for depth, event in depth_first(events.values())
     )
+    runs = tuple(sorted((run for part in parts for run in part.runs), key=lambda run: (run.started_ms, run.id)))
     return Trace(
         correlation_id=correlations.pop(),
         nodes=nodes,
         truncated=any(part.truncated for part in parts),
-        saga=saga_of(nodes),
+        saga=saga_of(nodes, runs),
+        runs=runs,
     )
 
 

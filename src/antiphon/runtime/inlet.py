@@ -46,7 +46,7 @@ class Inlet:
             forget()
 
     async def _move(self, after: dict[str, int]) -> bool:
-        events = await self._bus.receive(after, BATCH)
+        events = await self._bus.receive(self._service, after, BATCH)
         if not events:
             return False
         upto = events[-1].seq

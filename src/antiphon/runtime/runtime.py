@@ -8,17 +8,18 @@ import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from antiphon.errors import DeclarationError, StoreError
+from antiphon.errors import BusError, DeclarationError, StoreError
 from antiphon.model.commands import answers
 from antiphon.model.envelope import Envelope
 from antiphon.model.events import MAX_PAYLOAD, event_type_of
 from antiphon.model.handlers import HandlerSpec, ServiceSpec
 from antiphon.model.retry import days
 from antiphon.model.workflows import ADVANCE_TYPE
-from antiphon.ports import INTERNAL, PUBLISHED, Clock
+from antiphon.ports import INTERNAL, PUBLISHED, Bus, Clock
 from antiphon.runtime.clock import SystemClock
 from antiphon.runtime.inlet import Inlet
 from antiphon.runtime.outlet import Outlet
@@ -38,6 +39,8 @@ from antiphon.store.sqlite.store import SqliteStore
 log = logging.getLogger("antiphon.runtime")
 
 _RESTART_AFTER_S = 1.0
+#: The gateway as a sender to the bus, and the log that it has where the bus is not one; no service bears this name.
+GATEWAY = "antiphon.gateway"
 
 
 class Runtime:
@@ -46,7 +49,7 @@ class Runtime:
     *services* names those that run here (None: all). With *own_stores* each has a file of its own in
     *data* and the bus carries events between them; otherwise they share one file and need no bus.
     *owner* names this process in leases; it is never used again. *place_of* and *make_bus* give the machine
-    and the bus that it works with.
+    and the bus that it works with. Where that is no SQLite log, the processes on *data* share one beside it.
     """
 
     def __init__(
@@ -62,7 +65,7 @@ class Runtime:
         max_payload: int = MAX_PAYLOAD,
         owner: str | None = None,
         place_of: PlaceOf = LocalPlace,
-        make_bus: Callable[..., SqliteBus] = SqliteBus,
+        make_bus: Callable[..., Bus] = SqliteBus,
     ) -> None:
         known = [spec.name for spec in specs]
         unknown = sorted(set(services or ()) - set(known))
@@ -87,8 +90,11 @@ class Runtime:
         self._outlets: list[Outlet] = []
         self._queues: dict[str, PublishQueue] = {}
         self._requests: dict[SqliteStore, Requests] = {}
-        self._started: list[SqliteStore | SqliteBus] = []
-        self.bus: SqliteBus | None = None
+        self._started: list[SqliteStore | Bus] = []
+        self.bus: Bus | None = None
+        self._joined = asyncio.Event()
+        # The log that every process on this directory has open, where each service has a file of its own.
+        self.hub: SqliteStore | None = None
         self._shared: SqliteStore | None = None
         self.stores = self._plan_stores()
 
@@ -96,6 +102,7 @@ class Runtime:
         tables = {spec.name: spec.tables for spec in self.specs}
         if self.own_stores:
             self.bus = self._make_bus(self.data / "bus.db", clock=self.clock, owner=self.owner, place_of=self._place_of)
+            self.hub = self.bus.store if isinstance(self.bus, SqliteBus) else self._store(GATEWAY, {})
             return {name: self._store(name, {name: sql}) for name, sql in tables.items()}
         self._shared = self._store(self.name, tables)
         return dict.fromkeys(tables, self._shared)
@@ -109,11 +116,11 @@ class Runtime:
     async def start(self) -> None:
         """Open the stores, register handlers and schedules, start the loops. Raises StoreError."""
         try:
-            if self.bus is not None:
-                await self.bus.open()
-                self._started.append(self.bus)
-                receivers = {spec.name: self._foreign_types(spec) for spec in (*self.specs, *self._elsewhere)}
-                await self.bus.expect({name: types for name, types in receivers.items() if types})
+            if isinstance(self.bus, SqliteBus):
+                await self._join(self.bus)
+            elif self.hub is not None:
+                await self.hub.open()
+                self._started.append(self.hub)
             for store in self._distinct_stores():
                 await store.open()
                 self._started.append(store)
@@ -123,9 +130,25 @@ class Runtime:
             raise
         for store in self._distinct_stores():
             self._start_loops(store)
-        if self.bus is not None:
-            self._keep_running("upkeep of the bus", self._look_after_bus)
-            self._start_retention(self.bus.store)
+        if self.bus is not None and self.hub is not None:
+            self._start_hub(self.hub, self.bus)
+
+    async def _join(self, bus: Bus) -> None:
+        """Connect to the bus and have it keep what the services wait for. Raises StoreError, BusError."""
+        await bus.open()
+        if bus not in self._started:
+            self._started.append(bus)
+        receivers = {spec.name: self._foreign_types(spec) for spec in (*self.specs, *self._elsewhere)}
+        await bus.expect({name: types for name, types in receivers.items() if types})
+        self._joined.set()
+
+    def _start_hub(self, hub: SqliteStore, bus: Bus) -> None:
+        self._keep_running(f"upkeep of {hub.path.stem}", partial(self._look_after, hub))
+        self._start_retention(hub)
+        if not self._joined.is_set():
+            # A bus that is away delays nobody: events wait in the logs.
+            self._keep_running("joining of the bus", partial(self._join, bus))
+            self._start_outlet(GATEWAY, hub, bus)
 
     def _distinct_stores(self) -> list[SqliteStore]:
         """The store of each service here. One that is shared is open in a process without services too."""
@@ -163,10 +186,18 @@ class Runtime:
             return
         for spec in specs:
             inlet = Inlet(spec.name, self._foreign_types(spec), store, self.bus, self.clock)
-            outlet = Outlet(spec.name, store, self.bus, self.clock)
-            self._outlets.append(outlet)
-            self._keep_running(inlet.name, inlet.run)
-            self._keep_running(outlet.name, outlet.run)
+            self._keep_running(inlet.name, partial(self._once_joined, inlet.run))
+            self._start_outlet(spec.name, store, self.bus)
+
+    def _start_outlet(self, service: str, store: SqliteStore, bus: Bus) -> None:
+        outlet = Outlet(service, store, bus, self.clock)
+        self._outlets.append(outlet)
+        self._keep_running(outlet.name, partial(self._once_joined, outlet.run))
+
+    async def _once_joined(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run when the bus knows its receivers: before that, it might keep for nobody what is sent."""
+        await self._joined.wait()
+        await run()
 
     def _start_retention(self, store: SqliteStore) -> None:
         retention = Retention(store, self._retention)
@@ -192,15 +223,15 @@ class Runtime:
             try:
                 await run()
                 return
-            except StoreError as error:
+            except (StoreError, BusError) as error:
                 log.error("%s waits %g s: %s", name, _RESTART_AFTER_S, error)
             except Exception:
                 log.exception("%s broke; it is started again", name)
             await self.clock.sleep(_RESTART_AFTER_S)
 
-    async def _look_after_bus(self) -> None:
-        while self.bus is not None:
-            await self.bus.store.look_after()
+    async def _look_after(self, store: SqliteStore) -> None:
+        while True:
+            await store.look_after()
             await self.clock.idle(1.0)
 
     async def stop(self, grace_s: float = 10.0) -> None:
@@ -209,10 +240,10 @@ class Runtime:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for outlet in self._outlets:
+        for outlet in self._outlets if self._joined.is_set() else ():
             try:
                 await outlet.drain()
-            except StoreError as error:
+            except (StoreError, BusError) as error:
                 log.error("%s keeps its events for the next start: %s", outlet.name, error)
         self._stewards.clear()
         self._tasks.clear()
@@ -295,8 +326,8 @@ class Runtime:
 
     @property
     def logs(self) -> list[SqliteStore]:
-        """Every log that is open here: those of the stores, and the bus's. The last is there in each process."""
-        return [*self._distinct_stores(), *([] if self.bus is None else [self.bus.store])]
+        """Every log that is open here: those of the stores, and the hub. The last is there in each process."""
+        return [*self._distinct_stores(), *([] if self.hub is None else [self.hub])]
 
     @property
     def workers(self) -> dict[str, Worker]:

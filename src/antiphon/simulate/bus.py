@@ -39,10 +39,10 @@ class SimBus(SqliteBus):
             raise _lost("before the confirmation came")
         return position
 
-    async def receive(self, after: Mapping[str, int], limit: int) -> list[LoggedEvent]:
+    async def receive(self, receiver: str, after: Mapping[str, int], limit: int) -> list[LoggedEvent]:
         """Receive. What had come before may come again, in front of what is new and in the midst of it."""
         fault = await self._pass("bus.receive", "")
-        events = await super().receive(after, limit)
+        events = await super().receive(receiver, after, limit)
         if fault is not None and fault.kind == "drop":
             raise _lost("while events came")
         if fault is not None and fault.kind == "reorder":

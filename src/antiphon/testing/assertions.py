@@ -5,23 +5,36 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from antiphon.errors import DeclarationError
 from antiphon.model.delivery import Status
 from antiphon.model.events import event_type_of
-from antiphon.model.views import DeliveryView, LoggedView, Trace
+from antiphon.model.views import DeliveryView, LoggedView, Trace, run_of
+from antiphon.model.workflows import Kind, Mark, RunState, RunView
 from antiphon.policy.words import plain, shortened
 from antiphon.testing.record import Record, Where
+from antiphon.workflow import WorkflowHandle
 
 E = TypeVar("E")
 Function = Callable[..., Any]
 #: A handler, as its function or its full name (``"payment.charge"``).
 Handler = str | Function
-#: What undoes something: a handler, or the class of the event that it publishes.
+#: What undoes something: a handler, the undo of a workflow's step, or the class of the event that is published.
 Undo = Handler | type[Any]
 
 _SHOWN = 5
+
+
+class _Moment(NamedTuple):
+    """When something happened; *nr* orders what one run has done in the same millisecond."""
+
+    ms: int
+    nr: int = 0
+
+    def may_precede(self, other: _Moment) -> bool:
+        """Whether *other* has not happened before this."""
+        return self < other if self.nr and other.nr else self.ms <= other.ms
 
 
 class WorldFailure(AssertionError):
@@ -38,6 +51,10 @@ class Assertions(ABC):
     @abstractmethod
     def timeline(self) -> str:
         """What has happened so far, as text."""
+
+    @abstractmethod
+    def is_step(self, handler: Handler) -> bool:
+        """Whether it is no handler, but a function that a workflow may have as a step."""
 
     @abstractmethod
     def handler_name(self, handler: Handler) -> str:
@@ -95,8 +112,8 @@ class Assertions(ABC):
         """Each *what* (at least one, that fits *where*) was followed by what undoes it.
 
         *what* is the event that says what failed, or the step that was undone. *by* is an event that followed from
-        it, near or far; or a handler that completed on it or on what followed from it. Several have to have
-        happened in that order.
+        it, near or far; a handler that completed on it or on what followed from it; or the undo of a step of a
+        workflow's run that it began or moved. Several have to have happened in that order.
         """
         record = self.record()
         undoing = [by] if isinstance(by, str | type) or callable(by) else list(by)
@@ -105,15 +122,29 @@ class Assertions(ABC):
             self._fail(_not_published(record, what, where, "one or more times"))
         for view, event in found:
             trace = record.trace_of(view.id)
-            last_ms = view.time_ms
+            last = _Moment(view.time_ms)
             for before, undo in zip([None, *undoing], undoing, strict=False):
-                moments = [ms for ms in self._moments(undo, trace, view) if ms >= last_ms]
+                moments = [moment for moment in self._moments(undo, trace, view) if last.may_precede(moment)]
                 if not moments:
                     order = "" if before is None else f" after {_named(before)}"
                     self._fail(f"{_short(event)} was not undone: {_named(undo)} did not follow from it{order}")
-                last_ms = min(moments)
+                last = min(moments)
 
-    def _moments(self, undo: Undo, trace: Trace, start: LoggedView) -> list[int]:
+    def assert_run(self, workflow: Handler, *, state: str, key: str | None = None) -> RunView:
+        """The newest run of *workflow*, of that *key* if it is said, is in that *state*; returns it."""
+        name = self.handler_name(workflow)
+        wanted = RunState(state)
+        of_key = "" if key is None else f" of key {key!r}"
+        found = [run for run in self.record().runs if run.workflow == name and key in (None, run.key)]
+        if not found:
+            self._fail(f"{name} has no run{of_key}")
+        run = max(found, key=lambda each: (each.started_ms, each.id))
+        if run.state is not wanted:
+            why = run.waiting or run.error
+            self._fail(f"the run of {name}{of_key} is {run.state}{f' ({why})' if why else ''}, not {wanted}")
+        return run
+
+    def _moments(self, undo: Undo, trace: Trace, start: LoggedView) -> list[_Moment]:
         """When, in what followed from *start*, *undo* happened."""
         following = {start.id}
         for node in trace.nodes:
@@ -122,10 +153,16 @@ class Assertions(ABC):
         nodes = [node for node in trace.nodes if node.event.id in following]
         type_ = _type_name(undo)
         if type_ is not None:
-            return [node.event.time_ms for node in nodes if node.event.type == type_ and node.event.id != start.id]
+            events = [node.event for node in nodes if node.event.type == type_]
+            return [_Moment(event.time_ms) for event in events if event.id != start.id]
+        if self.is_step(undo):
+            moved = {run_of(node.event) for node in nodes}
+            records = [record for run in trace.runs if run.id in moved for record in run.journal]
+            undone = [record for record in records if record.kind is Kind.UNDO and record.mark is Mark.DONE]
+            return [_Moment(record.at_ms, record.nr) for record in undone if record.name == _named(undo)]
         name = self.handler_name(undo)
         return [
-            delivery.updated_ms
+            _Moment(delivery.updated_ms)
             for node in nodes
             for delivery in node.deliveries
             if delivery.handler == name and delivery.status is Status.COMPLETED
@@ -181,6 +218,8 @@ def _named(undo: Undo) -> str:
 
 def handler_named(handler: Handler, functions: dict[str, Function]) -> str:
     """The full name of *handler*, of the *functions* by full name. Raises DeclarationError."""
+    if isinstance(handler, WorkflowHandle):
+        handler = handler.name
     if isinstance(handler, str):
         found = [name for name in functions if handler == name]
     else:

@@ -19,6 +19,8 @@ START_MS = 1_767_225_600_000
 _BOOTED_BEFORE_MS = 3_600_000
 # An event loop that does not tell what is ready (uvloop) gets so many rounds to come to rest.
 _ROUNDS_TO_REST = 200
+# What still runs after so many real seconds of looking for rest runs in a circle.
+_UNREST_S = 30.0
 # A call in a thread is waited for so long, in real seconds; one that takes longer waits for something itself.
 _PATIENCE_S = 2.0
 
@@ -89,7 +91,10 @@ class VirtualClock:
         return await call
 
     async def rest(self) -> None:
-        """Let everything that can run now run, calls in threads to their end."""
+        """Let everything that can run now run, calls in threads to their end.
+
+        Raises TimeoutError if that never ends, as when two handlers answer each other's events for ever.
+        """
         while True:
             await _until_nothing_is_ready()
             if not await self.threads_end():
@@ -165,9 +170,12 @@ async def _until_nothing_is_ready() -> None:
             await asyncio.sleep(0)
         return
     quiet = 0
+    deadline = loop.time() + _UNREST_S
     _resting[loop] = _resting.get(loop, 0) + 1
     try:
         while quiet < 2:
+            if loop.time() > deadline:
+                raise TimeoutError(f"no rest after {_UNREST_S:g} real seconds: something runs on without end")
             await asyncio.sleep(0)
             quiet = quiet + 1 if len(ready) < _resting[loop] else 0
     finally:

@@ -11,6 +11,7 @@ from antiphon.errors import InvalidEvent
 from antiphon.model.delivery import DEAD
 from antiphon.model.events import event_type_of
 from antiphon.model.views import DeliveryView, LoggedView, Trace, TracePart
+from antiphon.model.workflows import RunView
 from antiphon.policy.tracing import merge
 from antiphon.store.sqlite.desk import Desk
 
@@ -35,6 +36,8 @@ class Record:
         )
         #: Every event once, in the order of publishing.
         self.events = sorted((node.event for trace in self.traces for node in trace.nodes), key=_moment)
+        #: Every run of a workflow, those of each process in the order in which they began.
+        self.runs = [run for trace in self.traces for run in trace.runs]
         #: Every delivery of every event.
         self.deliveries = [delivery for trace in self.traces for node in trace.nodes for delivery in node.deliveries]
 
@@ -85,8 +88,16 @@ def _parts(desk: Desk) -> list[TracePart]:
     grouped: dict[str, list[DeliveryView]] = {}
     for delivery in at_once(desk.deliveries_of(list(correlations))):
         grouped.setdefault(correlations[delivery.event_id], []).append(delivery)
+    runs: dict[str, list[RunView]] = {}
+    for run in at_once(desk.runs.begun_by(events)):
+        runs.setdefault(run.correlation_id, []).append(run)
     return [
-        TracePart(correlation_id=correlation, events=tuple(found), deliveries=tuple(grouped.get(correlation, ())))
+        TracePart(
+            correlation_id=correlation,
+            events=tuple(found),
+            deliveries=tuple(grouped.get(correlation, ())),
+            runs=tuple(runs.get(correlation, ())),
+        )
         for correlation, found in grouped_events.items()
     ]
 

@@ -17,7 +17,7 @@ from antiphon.errors import DeclarationError, Reject
 from antiphon.model.events import event_type_of
 from antiphon.model.handlers import HandlerSpec, ServiceSpec
 from antiphon.policy.words import describe, shortened
-from antiphon.ports import LoggedEvent
+from antiphon.ports import INTERNAL, LoggedEvent
 from antiphon.runtime.invoke import Invoker, SessionOf, as_failure
 from antiphon.runtime.transaction import Publisher, Transaction
 from antiphon.service import Service
@@ -189,7 +189,7 @@ async def _attempt(
             result = await clock.run_blocking(invoker.blocking(logged, 1, tx))
         invoker.publish(tx, result)
         types = {each.name: each for each in spec.publishes}
-        published = [types[each.type].decode(each.data, each.version) for each, _ in tx.outgoing]
+        published = [types[each.type].decode(each.data, each.version) for each, at in tx.outgoing if at != INTERNAL]
         await tx.flush()
     except BaseException as error:
         await tx.abandon(error)

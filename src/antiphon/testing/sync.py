@@ -29,10 +29,15 @@ def in_world(app: App | Callable[[], App], **options: Any) -> Callable[[Test], C
         if not inspect.iscoroutinefunction(test) or "world" not in signature.parameters:
             raise DeclarationError("in_world(...) goes above an async def that takes a world", where=test.__qualname__)
 
+        place = list(signature.parameters).index("world")
+
         async def run(*args: Any, **kwargs: Any) -> None:
             made = app() if inspect.isroutine(app) else app
             async with made.test(**options) as world:  # type: ignore[union-attr]
-                await test(*args, world=world, **kwargs)
+                if len(args) <= place:
+                    await test(*args, world=world, **kwargs)
+                else:  # Hypothesis gives what it makes by position
+                    await test(*args[:place], world, *args[place:], **kwargs)
 
         @wraps(test)
         def in_a_loop(*args: Any, **kwargs: Any) -> None:

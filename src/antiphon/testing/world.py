@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import ExitStack
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,14 +18,16 @@ from antiphon.model.retry import seconds
 from antiphon.policy.timeline import after, trace_lines
 from antiphon.policy.words import moment
 from antiphon.runtime.runtime import Runtime
+from antiphon.runtime.transaction import Transaction
 from antiphon.store.sqlite.desk import Desk
 from antiphon.store.sqlite.store import SqliteStore
-from antiphon.testing.assertions import Assertions, Handler, WorldFailure, handler_named
+from antiphon.testing.assertions import Assertions, Function, Handler, WorldFailure, handler_named
 from antiphon.testing.clock import START_MS, VirtualClock
-from antiphon.testing.faults import Crash, Error, Fault, breakable, described, patch
-from antiphon.testing.process import process_here, processes_possible, start_outside
+from antiphon.testing.faults import Crash, Error, Fault, breakable, breakable_runs, described, patch
+from antiphon.testing.process import Killed, process_here, processes_possible, start_outside
 from antiphon.testing.record import Record, at_once
 from antiphon.testing.stage import GRACE_S, Runtimes, ServiceProcess, temporary_folder
+from antiphon.workflow import WorkflowHandle
 
 if TYPE_CHECKING:
     import httpx
@@ -57,6 +60,7 @@ class World(Assertions):
         self._specs = app.specs
         self._functions = {spec.name: spec.fn for service in app.specs for spec in service.handlers}
         self._faults: dict[str, list[Fault]] = {name: [] for name in self._functions}
+        self._step_faults: dict[Function, list[Fault]] = {}
         self._acts: list[tuple[str, list[str]]] = []
         self._running: dict[str, ServiceProcess] = {}
         self._deaths: set[asyncio.Task[None]] = set()
@@ -122,10 +126,27 @@ class World(Assertions):
         """Publish *event* and return its id. It is durable then, and handled by nobody yet.
 
         It is published as *service*; unless that is said, as one that declares that it publishes it, else as
-        one that handles it. Raises InvalidEvent, DeclarationError for what is no event.
+        one that handles it. Raises InvalidEvent, DeclarationError for what is no event, ConnectionError if the process
+        that publishes it is killed before it is durable.
         """
         producer = self.app.producer_of(event_type_of(event)) if service is None else service
-        return (await self._runtimes.publish(producer, event))[0]
+        before = self.clock.new_id()
+        try:
+            return (await self._runtimes.publish(producer, event))[0]
+        except Killed:
+            # It may be durable, and handled: its handler has killed the process that should have said so.
+            await asyncio.gather(*self._deaths)
+            published = self.record().published(type(event))
+            found = [view.id for view, each in published if view.id > before and each == event]
+            if not found:
+                raise
+            return found[0]
+
+    @asynccontextmanager
+    async def transaction(self, service: str) -> AsyncIterator[Transaction]:
+        """A transaction of *service*, from outside of its handlers: to signal a workflow's run, or cancel it."""
+        async with self._runtimes.transaction(service) as tx:
+            yield tx
 
     async def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         """What the gateway answers. *options* are those of ``httpx.AsyncClient.request``: ``json=``, ``headers=``.
@@ -149,7 +170,10 @@ class World(Assertions):
         loop = asyncio.get_running_loop()
         deadline = loop.time() + patience.total_seconds()
         while True:
-            await self.clock.rest()
+            try:
+                await self.clock.rest()
+            except TimeoutError as error:
+                raise WorldFailure(f"{error}\n\n{self.timeline()}") from error
             busy = [name for each in self._running.values() for name in each.at_work()]
             if not busy and not self._deaths:
                 return
@@ -176,11 +200,10 @@ class World(Assertions):
         """Let the next *times* (None: until ``.end()``) attempts of *handler* raise *error*.
 
         It is raised in place of calling the function; with *after*, when it has ended: all of its work is done,
-        and has to be undone.
+        and has to be undone. It may also be the function of a workflow's step, or of its undo.
         """
-        name = self.handler_name(handler)
         fault = Fault(error, times, after)
-        self._faults[name].append(fault)
+        name = self._break(handler, fault)
         self._note(f"{name} fails {_count(times)}{' at its end' if after else ''}: {described(error)}")
         return fault
 
@@ -212,12 +235,24 @@ class World(Assertions):
     def crash_during(self, handler: Handler, *, after: bool = False) -> Fault:
         """Let the next attempt of *handler* kill its process: before its first line, or with *after*, behind its
         last one, before anything is committed."""
-        name = self.handler_name(handler)
-        service = next(spec.name for spec in self.app.specs if any(each.name == name for each in spec.handlers))
         loop = asyncio.get_running_loop()
-        fault = Crash(RuntimeError, 1, after, die=lambda: self.crash(service), loop=loop)
-        self._faults[name].append(fault)
+        fault = Crash(RuntimeError, 1, after, die=self._die, loop=loop)
+        self._break(handler, fault)
         return fault
+
+    async def _die(self) -> None:
+        """Kill the process that this is called in."""
+        here = process_here()
+        await self.crash(next(each.service for each in self._running.values() if each.process is here))
+
+    def _break(self, handler: Handler, fault: Fault) -> str:
+        """Let *fault* strike at *handler*, a handler or a step; returns its name."""
+        if callable(handler) and self.is_step(handler):
+            self._step_faults.setdefault(handler, []).append(fault)
+            return f"step {getattr(handler, '__qualname__', repr(handler))}"
+        name = self.handler_name(handler)
+        self._faults[name].append(fault)
+        return name
 
     async def restart(self, service: str) -> None:
         """Start *service* again after a crash, on its store as it was."""
@@ -280,6 +315,12 @@ class World(Assertions):
         head = f"timeline of {self.app.name} from {moment(self._start_ms)}, seed {self._seed}{until}"
         return "\n".join([head, *(f"  {line}" for line in lines or ["nothing has happened"])])
 
+    def is_step(self, handler: Handler) -> bool:
+        """Whether it is no handler, but a function that a workflow may have as a step."""
+        has_workflows = any(service.workflows for service in self.app.services.values())
+        is_handler = isinstance(handler, str | WorkflowHandle) or handler in self._functions.values()
+        return has_workflows and not is_handler
+
     def handler_name(self, handler: Handler) -> str:
         """The full name of a handler. Raises DeclarationError if the app has none such."""
         return handler_named(handler, self._functions)
@@ -295,7 +336,15 @@ class World(Assertions):
         return sorted(found.values(), key=lambda store: (store.path.stem == "bus", store.path.stem))
 
     def _breakable(self, spec: ServiceSpec) -> ServiceSpec:
-        return replace(spec, handlers=tuple(breakable(each, self._faults[each.name]) for each in spec.handlers))
+        functions = {each.name: each.fn for each in spec.handlers}
+        for workflow in self.app.services[spec.name].workflows.values():
+            functions |= breakable_runs(workflow, self._step_faults)
+        return replace(
+            spec,
+            handlers=tuple(
+                replace(each, fn=breakable(functions[each.name], self._faults[each.name])) for each in spec.handlers
+            ),
+        )
 
     def _answering(self, method: str, path: str) -> str:
         """The service that has the route; the first one if none has."""

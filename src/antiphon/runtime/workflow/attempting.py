@@ -8,12 +8,12 @@ from typing import Any
 
 import msgspec
 
-from antiphon.errors import DeclarationError, NotAnnotated
+from antiphon.errors import DeclarationError, NotAnnotated, StateFailed
 from antiphon.model.delivery import DeadLetter, RetryAt, Status, Verdict
 from antiphon.model.retry import Retry
 from antiphon.model.workflows import Kind, Mark, Record
 from antiphon.policy.attempts import decide
-from antiphon.policy.words import describe, message_of, sole_error
+from antiphon.policy.words import MESSAGE_LIMIT, bounded, describe, message_of, sole_error
 from antiphon.runtime.invoke import as_failure
 from antiphon.runtime.transaction import Transaction
 from antiphon.runtime.workflow.steps import Callee, begin, go_outside, write
@@ -78,10 +78,18 @@ def _failed(turn: Turn, wanted: Attempt, position: str, record: Record | None, f
     else:
         verdict = decide(wanted.retry, failure, number, first, now, turn.clock.random())
     error = sole_error(failure)
-    told = {"attempts": number, "error_type": type(error).__name__, "error": message_of(error)}
+    kind, message = _named(error)
+    told = {"attempts": number, "error_type": kind, "error": message}
     if not isinstance(verdict, RetryAt):
         return turn.change(record, Mark.FAILED, **told)
     turn.change(record, Mark.RETRY, due_ms=verdict.due_ms, **told)
     if verdict.due_ms > now:
         turn.set_timer(record, verdict.due_ms)
     return record
+
+
+def _named(error: BaseException) -> tuple[str, str]:
+    """The name and the message of an error, as they are recorded; one may say its name itself."""
+    if isinstance(error, StateFailed) and error.error:
+        return error.error, bounded(error.cause or "", MESSAGE_LIMIT)
+    return type(error).__name__, message_of(error)

@@ -34,6 +34,8 @@ from antiphon.runtime.workflow.watching import ForeignAwait, Watched
 from antiphon.store.sqlite import workflows as rows
 
 _SEVERAL = (list, tuple)
+#: The marks of an undo that is under way: what is being undone cannot be cancelled any more.
+_UNDOING = (Mark.RETRY, Mark.WAITING, Mark.FAILED)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -143,8 +145,7 @@ class Engine:
         if not await _act(turn, advance):
             return
         turn.cancelling = run.cancelled is not None and not any(
-            each.mark is Mark.CANCELLED or (each.kind is Kind.UNDO and each.mark in (Mark.RETRY, Mark.FAILED))
-            for each in records
+            each.mark is Mark.CANCELLED or (each.kind is Kind.UNDO and each.mark in _UNDOING) for each in records
         )
         run.state = RunState.RUNNING
         try:

@@ -33,21 +33,23 @@ class _Outcome(msgspec.Struct):
 class _Call:
     """One call, and what has become of it in this turn."""
 
-    __slots__ = ("awaitable", "branch", "error", "result")
+    __slots__ = ("awaitable", "begun", "branch", "error", "result")
 
     def __init__(self, awaitable: Awaitable[Any], branch: Branch) -> None:
         self.awaitable = awaitable
         self.branch = branch
+        self.begun = False
         self.error: Exception | None = None
         self.result: Any = UNFINISHED
 
     @property
     def is_done(self) -> bool:
         """Whether it has ended well."""
-        return self.error is None and not self.branch.parked
+        return self.begun and self.error is None and not self.branch.parked
 
     async def run(self) -> None:
         """Go on as far as it gets. Raises StoreError."""
+        self.begun = True
         token = BRANCH.set(self.branch)
         try:
             self.result = await self.awaitable
@@ -61,44 +63,86 @@ class _Call:
             BRANCH.reset(token)
 
 
-async def gather(turn: Turn, calls: Sequence[Awaitable[Any]], need: int | None, best_effort: bool) -> list[Any]:
+class Terms(msgspec.Struct, frozen=True):
+    """What a gather asks of its calls: see `Workflow.gather`."""
+
+    need: int | None = None
+    tolerated: int = 0
+    limit: int | None = None
+    name: str | None = None
+
+
+async def gather(turn: Turn, calls: Sequence[Awaitable[Any]], terms: Terms) -> list[Any]:
     """See `Workflow.gather`."""
-    wanted = len(calls) if need is None else need
+    wanted = len(calls) if terms.need is None else terms.need
     if not 0 <= wanted <= len(calls):
         _close(calls)
-        raise DeclarationError(f"need is {need}, of {len(calls)} calls", where=turn.spec.name)
+        raise DeclarationError(f"need is {terms.need}, of {len(calls)} calls", where=turn.spec.name)
+    name = terms.name or f"{len(calls)} calls"
     try:
-        position, record = turn.find(Kind.GATHER, f"{len(calls)} calls")
+        position, record = turn.find(Kind.GATHER, name)
     except Parked:
         _close(calls)
         raise
     parent = BRANCH.get()
     frozen = parent.frozen or record is not None
     lines = [_Call(call, Branch(f"{position}.{number}.", frozen=frozen)) for number, call in enumerate(calls, 1)]
-    await _run(turn, lines, at_once=not frozen)
+    allowed = terms.tolerated or len(calls) - wanted
+    await _Passage(turn, lines, allowed, terms.limit, is_over=record is not None).go(at_once=not frozen)
+    _close([line.awaitable for line in lines if not line.begun])
     if turn.stuck is not None:
         turn.park_branch()
-    outcome = _outcome(lines, wanted, best_effort) if record is None else _read(record.result)
+    outcome = _outcome(lines, wanted, terms.tolerated) if record is None else _read(record.result)
     if outcome is None:
         turn.park_branch()
     if record is None:
         turn.waits[:] = [wait for wait in turn.waits if not wait.position.startswith(f"{position}.")]
-        turn.close(position, Kind.GATHER, f"{len(calls)} calls", msgspec.json.encode(outcome))
+        turn.close(position, Kind.GATHER, name, msgspec.json.encode(outcome))
     if outcome.failed is not None:
         raise lines[outcome.failed].error or RuntimeError("a recorded error did not come again")
-    if best_effort:
+    if terms.tolerated:
         return [line.result if line.error is None else line.error for line in lines]
     done = set(outcome.done)
     return [line.result if number in done else UNFINISHED for number, line in enumerate(lines)]
 
 
-async def _run(turn: Turn, lines: Sequence[_Call], *, at_once: bool) -> None:
-    """Let each go on: one after another within a batch, outside of it all at once."""
-    for number, line in enumerate(lines):
-        if at_once and not turn.tx.attached:
-            await _together([line.run() for line in lines[number:]])
-            return
-        await line.run()
+class _Passage:
+    """Lets the calls of a gather go on, once in this turn.
+
+    They begin in their order, and the next one only while fewer than *limit* are under way and no more than *allowed*
+    have failed; but those that have begun in an earlier turn begin again, since their records have to be answered.
+    """
+
+    def __init__(self, turn: Turn, lines: Sequence[_Call], allowed: int, limit: int | None, *, is_over: bool) -> None:
+        self.turn = turn
+        self.lines = lines
+        self.allowed = allowed
+        self.limit = None if is_over else limit
+        self.is_over = is_over
+        self.at = self.under_way = self.failed = 0
+
+    async def go(self, *, at_once: bool) -> None:
+        """One after another within a batch, outside of it all at once."""
+        if at_once and not self.turn.tx.attached:
+            lanes = len(self.lines) if self.limit is None else min(self.limit, len(self.lines))
+            await _together([self._lane() for _ in range(lanes)])
+        else:
+            await self._lane()
+
+    async def _lane(self) -> None:
+        while self.at < len(self.lines):
+            line = self.lines[self.at]
+            if not self.is_over and not line.branch.goes_on_in(self.turn.journal):
+                if self.limit is not None and self.under_way >= self.limit:
+                    return
+                if self.failed > self.allowed:
+                    self.at += 1
+                    continue
+            self.at += 1
+            self.under_way += 1
+            await line.run()
+            self.under_way -= not line.branch.parked
+            self.failed += line.error is not None
 
 
 async def _together(work: Sequence[Coroutine[Any, Any, None]]) -> None:
@@ -110,11 +154,13 @@ async def _together(work: Sequence[Coroutine[Any, Any, None]]) -> None:
         raise several.exceptions[0] from None
 
 
-def _outcome(lines: Sequence[_Call], wanted: int, best_effort: bool) -> _Outcome | None:
+def _outcome(lines: Sequence[_Call], wanted: int, tolerated: int) -> _Outcome | None:
     """How it has ended; None if it has not."""
     done = [number for number, line in enumerate(lines) if line.is_done]
     failed = [number for number, line in enumerate(lines) if line.error is not None]
-    if best_effort:
+    if tolerated:
+        if len(failed) > tolerated:
+            return _Outcome(done, failed[0])
         return _Outcome(done) if len(done) + len(failed) == len(lines) else None
     if len(done) >= wanted:
         return _Outcome(done)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import msgspec
 
@@ -16,8 +16,11 @@ from antiphon.runtime.workflow import gathering, undoing
 from antiphon.runtime.workflow.attempting import Attempt, carry_out
 from antiphon.runtime.workflow.children import Startable, await_child
 from antiphon.runtime.workflow.steps import callee, write
-from antiphon.runtime.workflow.turn import BRANCH, SIGNAL, Taken, Turn, Undoable, wait_address
+from antiphon.runtime.workflow.turn import BRANCH, SIGNAL, Taken, Turn, Undoable, UndoableRequest, wait_address
 from antiphon.store.sqlite import workflows as rows
+
+if TYPE_CHECKING:
+    from antiphon.runtime.workflow.machines import Definition, StateMachine
 
 T = TypeVar("T")
 
@@ -45,9 +48,49 @@ class Workflow:
         return self._turn.run.key
 
     @property
+    def workflow(self) -> str:
+        """The workflow's name: ``service.function``."""
+        return self._turn.run.workflow
+
+    @property
     def started(self) -> datetime:
         """When it began, in UTC."""
         return datetime.fromtimestamp(self._turn.run.started_ms / 1000, UTC)
+
+    @staticmethod
+    def from_asl(
+        definition: Definition,
+        *,
+        name: str,
+        starts: type[Any] | tuple[type[Any], ...],
+        resources: Mapping[str, Callable[..., Any] | type[Any]],
+        key: str | Callable[[Any], Any] | None = None,
+        input: Callable[[Any], Any] | None = None,
+        publishes: tuple[type[Any], ...] = (),
+        version: int = 1,
+        concurrency: int = 16,
+    ) -> StateMachine:
+        """The state machine of a *definition* in the Amazon States Language; ``service.add`` lets a service carry it.
+
+        *definition* is its JSON text, what is in it, or its file. *resources* gives for each resource that a Task names
+        the function that it calls, or the class of the event that it publishes. An event of *starts* begins a run of
+        the *key* that a field or a function of it gives (None: the event's own) on its data, or on what the function
+        *input* makes of it. The functions may publish the events in *publishes*. Several machines of one *name* differ
+        in *version*. Raises DeclarationError, naming the place, for what is wrong in the definition or not supported.
+        """
+        from antiphon.runtime.workflow.machines import declared
+
+        return declared(
+            definition,
+            name,
+            resources,
+            starts,
+            publishes=publishes,
+            key=key,
+            version=version,
+            concurrency=concurrency,
+            input_of=input,
+        )
 
     # ------------------------------------------------------------------ steps
 
@@ -120,12 +163,12 @@ class Workflow:
 
     # ------------------------------------------------------------------ waiting
 
-    async def sleep(self, duration: timedelta | datetime) -> None:
-        """Go on after *duration*, or at a time with a zone. Raises WorkflowCancelled."""
+    async def sleep(self, duration: timedelta | datetime, *, name: str = "sleep") -> None:
+        """Go on after *duration*, or at a time with a zone; *name* is shown. Raises WorkflowCancelled."""
         turn = self._turn
-        position, record = turn.find(Kind.SLEEP, "sleep")
+        position, record = turn.find(Kind.SLEEP, name)
         if record is None:
-            record = turn.add(position, Kind.SLEEP, "sleep", Mark.WAITING)
+            record = turn.add(position, Kind.SLEEP, name, Mark.WAITING)
             turn.set_timer(record, turn.now_ms + _span_ms(turn, duration))
         if turn.is_cancelled(record):
             raise _cancelled(turn)
@@ -150,13 +193,20 @@ class Workflow:
 
         return await self._wait(name, read, meant, timeout)  # type: ignore[no-any-return]
 
-    async def request(self, command: object, *replies: type[T], timeout: timedelta | None = None) -> T:
+    async def request(
+        self, command: object, *replies: type[T], timeout: timedelta | None = None, undo: object | None = None
+    ) -> T:
         """Publish *command*, and return the event of *replies* that was published because of it.
 
-        A reply that comes too late is kept and taken by nobody. Raises as `publish` and `wait_for`.
+        A reply that comes too late is kept and taken by nobody. *undo* is a command that takes back what *command*
+        may have done: when the run is undone it is sent whatever the answer was, or if there was none, and its own
+        answer is awaited; if it is refused, the run is STUCK. Raises as `publish` and `wait_for`.
         """
         name, read = self._awaited(replies)
-        command_id = self.publish(command)
+        position, command_id = self._publish(command)
+        if undo is not None:
+            self._awaited(undoing.replies_to(undo))
+            self._turn.undoable.append(UndoableRequest(position, self._turn.journal[position].nr, name, undo))
 
         def meant(arrival: rows.Arrival) -> bool:
             return arrival.causation_id == command_id
@@ -224,14 +274,24 @@ class Workflow:
 
     # ------------------------------------------------------------------ several at once, and others
 
-    async def gather(self, *calls: Awaitable[Any], need: int | None = None, best_effort: bool = False) -> list[Any]:
+    async def gather(
+        self,
+        *calls: Awaitable[Any],
+        need: int | None = None,
+        best_effort: bool = False,
+        tolerate: int = 0,
+        limit: int | None = None,
+        name: str | None = None,
+    ) -> list[Any]:
         """The results of *calls*, in their order; each is a call of this object, or a function of such calls.
 
         All of them have to end well, or with *need* so many: the places of the others then hold `UNFINISHED`.
-        With *best_effort* all have to end, and an error stands in the place of its result. Raises the first error
-        if too many fail.
+        With *best_effort* all have to end, and an error stands in the place of its result; with *tolerate* so many
+        errors at most. Raises the first error if too many fail. At most *limit* of them are under way at once.
+        *name* is shown.
         """
-        return await gathering.gather(self._turn, calls, need, best_effort)
+        tolerated = len(calls) if best_effort else tolerate
+        return await gathering.gather(self._turn, calls, gathering.Terms(need, tolerated, limit, name))
 
     async def child(self, workflow: Startable, event: object) -> Any:
         """Run another workflow of this service on *event*, and return what it returned.
@@ -244,12 +304,16 @@ class Workflow:
 
     def publish(self, event: object) -> str:
         """Publish *event*, once; returns its id. Raises InvalidEvent, NotAnnotated."""
+        return self._publish(event)[1]
+
+    def _publish(self, event: object) -> tuple[str, str]:
+        """The position and the id of the event that `publish` publishes."""
         turn = self._turn
         name = event_type_of(event).name
         position, record = turn.find(Kind.PUBLISH, name)
         if record is None:
             record = turn.close(position, Kind.PUBLISH, name, write(turn.publish(event).id))
-        return msgspec.json.decode(record.result or b"null", type=str)
+        return position, msgspec.json.decode(record.result or b"null", type=str)
 
     def now(self) -> datetime:
         """The time, in UTC, as it was at the first passage."""
@@ -293,6 +357,10 @@ class Workflow:
             record = turn.close(position, Kind.STATE, "state", data)
             turn.run.user_state = data
         turn.state = msgspec.json.decode(record.result or b"null")
+
+    def show(self, value: Any) -> None:
+        """Show *value* of the run, as `state` does, but record nothing: the same is shown whenever it passes here."""
+        self._turn.run.user_state = write(value)
 
     def _value(self, name: str, make: Callable[[], Any]) -> Any:
         position, record = self._turn.find(Kind.VALUE, name)

@@ -26,7 +26,7 @@ class Callee:
 
     def __init__(self, fn: Callable[..., Any]) -> None:
         where = getattr(fn, "__qualname__", repr(fn))
-        hints: Mapping[str, Any] = signatures.resolve(fn, _closure(fn), where) if inspect.isroutine(fn) else {}
+        hints: Mapping[str, Any] = signatures.resolve(fn, closure(fn), where) if inspect.isroutine(fn) else {}
         self.fn = fn
         self.name: str | None = getattr(fn, "__name__", None)
         self.given = signatures.injected(fn, hints, where) if hints else ()
@@ -121,7 +121,7 @@ async def go_outside(turn: Turn, call: Awaitable[Any], step: Callee, limit: time
         ) from error
 
 
-def _closure(fn: Callable[..., Any]) -> Mapping[str, Any]:
+def closure(fn: Callable[..., Any]) -> Mapping[str, Any]:
     """The names that a function inside a function can mean in its annotations."""
     plain = inspect.unwrap(fn)
     code, cells = getattr(plain, "__code__", None), getattr(plain, "__closure__", None)

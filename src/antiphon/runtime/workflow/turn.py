@@ -66,6 +66,16 @@ class Undoable:
     retry: Retry
 
 
+@dataclass(frozen=True, slots=True)
+class UndoableRequest:
+    """A command that was sent, and the one that takes back what it may have done."""
+
+    position: str
+    nr: int
+    name: str
+    command: object
+
+
 class Taken(msgspec.Struct):
     """The result of a wait: what it has taken from the inbox."""
 
@@ -88,9 +98,11 @@ class Turn:
         self.journal = {record.position: record for record in records}
         self.root = Branch(frozen=rehearsal)
         self.visited: set[str] = set()
-        self.undoable: list[Undoable] = []
+        self.undoable: list[Undoable | UndoableRequest] = []
         self.undone: set[str] = set()
         self.waits: list[Record] = []
+        #: The types that answer a request which undoes something, by the position of its record.
+        self.answers: dict[str, list[str]] = {}
         self.seen: set[int] = set()
         self.taken = {
             msgspec.json.decode(each.result, type=Taken).id
@@ -291,7 +303,7 @@ class Turn:
             unit.later(rows.save_ended, (run, list(self._unsaved.values())))
         else:
             await self.write(unit)
-        if not attached and state is RunState.WAITING:
+        if not attached and state in (RunState.WAITING, RunState.COMPENSATING):
             await self._look_again()
         self.tx.outgoing = [*self._outgoing, *self.tx.outgoing]
         self._outgoing = []
@@ -299,9 +311,12 @@ class Turn:
     async def _look_again(self) -> None:
         """What arrived between a look outside the transaction and now found no run that waits for it."""
         for record in self.waits:
-            if record.kind is not Kind.WAIT:
+            if record.kind is Kind.WAIT:
+                correlation, types = wait_address(self.run, record.name)
+            elif record.position in self.answers:
+                correlation, types = self.run.correlation_id, self.answers[record.position]
+            else:
                 continue
-            correlation, types = wait_address(self.run, record.name)
             arrived = await rows.arrivals(self.tx.fetch_all, self.run, correlation, types)
             if any(each.seq not in self.seen for each in arrived):
                 self.send(self.advance_envelope(Advance(self.run.id)))

@@ -52,7 +52,7 @@ class SqliteBus:
         """How far the sender's log has been taken."""
         return (await self.store.positions()).get(f"outlet:{sender}", 0)
 
-    async def receive(self, after: Mapping[str, int], limit: int) -> list[LoggedEvent]:
+    async def receive(self, receiver: str, after: Mapping[str, int], limit: int) -> list[LoggedEvent]:
         """The next events of each type after its position, in the bus's order."""
         positions = set(after.values())
         if len(positions) == 1 and (recent := self.store.tail.read(positions.pop(), limit, after)):

@@ -128,6 +128,7 @@ class Desk:
             events=tuple(events),
             deliveries=tuple(await self.deliveries_of([event.id for event in events])),
             truncated=truncated,
+            runs=tuple(run for run in await self.runs.begun_by(events) if run.correlation_id == correlation_id),
         )
 
     # ------------------------------------------------------------------ upkeep

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from antiphon.errors import AntiphonError, NotFound
-from antiphon.model.workflows import ENDED, Advance, Record, Run, RunState, RunView, advance_envelope, shown
+from antiphon.model.views import LoggedView, run_of
+from antiphon.model.workflows import (
+    ENDED,
+    Advance,
+    Record,
+    Run,
+    RunState,
+    RunView,
+    advance_envelope,
+    shown,
+)
 from antiphon.ports import INTERNAL
 from antiphon.store.sqlite import workflows as rows
 from antiphon.store.sqlite.queries import query
@@ -40,6 +52,12 @@ class Runs:
         """The runs of *workflow* that have not ended, with their journals."""
         found = await self._select(RunFilter(workflow=workflow, live=True), limit)
         return [(run, await rows.load_journal(self._fetch, run.nr)) for run in found]
+
+    async def begun_by(self, events: Iterable[LoggedView]) -> list[RunView]:
+        """The runs that *events* began, or moved on, with their journals."""
+        ids = sorted({run_of(each) for each in events})
+        found = await self._fetch(f"{query('select_runs')} {query('of_ids')}", json.dumps(ids))
+        return [shown(run, await rows.load_journal(self._fetch, run.nr)) for run in map(rows.as_run, found)]
 
     async def show(self, run_id: str) -> RunView:
         """The run of an id, or of the beginning of one, with its journal. Raises NotFound."""

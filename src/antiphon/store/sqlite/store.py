@@ -6,7 +6,7 @@ import contextlib
 import json
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,9 @@ class SqliteStore:
         if self._open:
             self._open = False
             self._bell.close()
+            # A statement that a task which never goes on has not read to its end would keep the lock.
+            with suppress(sqlite3.Error):
+                self.writer.connection.rollback()
             self._disconnect(self.writer.connection)
             self._gate.close()
             self._life.end()

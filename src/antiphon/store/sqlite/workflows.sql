@@ -6,6 +6,10 @@ SELECT id, workflow, key, order_key, version, state, correlation_id, start_seq, 
        started_ms, updated_ms, nr, rev, parent, shape, waiting, due_ms, user_state, result, error, cancelled
 FROM antiphon_runs
 
+-- name: of_ids
+-- Those of some ids.
+WHERE id IN (SELECT value FROM json_each(?)) ORDER BY nr
+
 -- name: runs_of_id
 -- The runs whose id begins so.
 SELECT id, workflow FROM antiphon_runs WHERE id >= ?1 AND id < ?1 || char(1114111) ORDER BY id LIMIT 10

@@ -33,7 +33,7 @@ async def everything(bus: Bus, limit: int = 10) -> list[int]:
     """The numbers of all events of both types, read in pieces."""
     after = {A: 0, B: 0}
     found: list[int] = []
-    while events := await bus.receive(after, limit):
+    while events := await bus.receive("receiver", after, limit):
         check(len(events) <= limit, f"{len(events)} events where at most {limit} were asked for")
         found += numbers(events)
         after = dict.fromkeys(after, events[-1].seq)
@@ -84,14 +84,14 @@ async def types_come_in_one_order(make: MakeBus, path: Path) -> None:
         wanted = [n for n in range(30) if n % 3 < 2]
         for limit in (1, 3, 100):
             same(await everything(bus, limit), wanted, f"events of both types, {limit} at a time")
-        whole = await bus.receive({A: 0, B: 0}, 100)
+        whole = await bus.receive("receiver", {A: 0, B: 0}, 100)
         middle = whole[9].seq
-        found = await bus.receive({A: middle, B: 0}, 100)
+        found = await bus.receive("receiver", {A: middle, B: 0}, 100)
         later_a = [n for n, event in zip(wanted, whole, strict=True) if n % 3 == 0 and event.seq > middle]
         same(numbers(found), sorted([*later_a, *(n for n in wanted if n % 3 == 1)]), "after different positions")
-        piece = await bus.receive({A: middle, B: 0}, 3)
+        piece = await bus.receive("receiver", {A: middle, B: 0}, 3)
         same(numbers(piece), numbers(found)[:3], "the first three of them")
-        same(await bus.receive({A: whole[-1].seq, B: whole[-1].seq}, 10), [], "events after the last one")
+        same(await bus.receive("receiver", {A: whole[-1].seq, B: whole[-1].seq}, 10), [], "events after the last one")
 
 
 async def an_event_comes_as_it_was_sent(make: MakeBus, path: Path) -> None:
@@ -99,7 +99,7 @@ async def an_event_comes_as_it_was_sent(make: MakeBus, path: Path) -> None:
     event = envelope(1, key="ключ \0", data=bytes(range(256)) * 4096, service="sender")
     async with opened(make, path) as (bus,):
         await bus.send("sender", 0, 1, [event])
-        same([each.envelope for each in await bus.receive({A: 0}, 10)], [event], "the event")
+        same([each.envelope for each in await bus.receive("receiver", {A: 0}, 10)], [event], "the event")
 
 
 async def a_listener_is_woken(make: MakeBus, path: Path) -> None:
@@ -121,7 +121,7 @@ async def reporting_takes_nothing_away(make: MakeBus, path: Path) -> None:
     """A receiver that has said how far it is can still read on from an earlier position (it was restored)."""
     async with opened(make, path) as (bus,):
         await bus.send("s", 0, 2, [envelope(1), envelope(2)])
-        last = (await bus.receive({A: 0}, 10))[-1].seq
+        last = (await bus.receive("receiver", {A: 0}, 10))[-1].seq
         await bus.report("receiver", last)
         await bus.report("receiver", 0)
         same(await everything(bus), [1, 2], "events after a report")
@@ -141,7 +141,7 @@ async def nothing_is_lost_while_many_send(make: MakeBus, path: Path) -> None:
         async def receive() -> None:
             after = {A: 0, B: 0}
             while len(seen) < 60:
-                if events := await reader.receive(after, 7):
+                if events := await reader.receive("receiver", after, 7):
                     seen.extend(numbers(events))
                     after = dict.fromkeys(after, events[-1].seq)
                 await asyncio.sleep(0)

@@ -12,19 +12,30 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-CHECKOUT = Path(__file__).parents[2]
+from antiphon.errors import AntiphonError
+
 PATIENCE_S = 60
 #: What no process may log, however often its neighbours die: that is nobody's error.
 _UNEXPECTED = re.compile(r"^Traceback| (?:ERROR|CRITICAL) ", re.MULTILINE)
 
 
 class Fleet:
-    """``antiphon run`` once for each of *members*, whose values are the services that it runs."""
+    """``antiphon run`` once for each of *members*, whose values are the services that it runs.
+
+    The app *reference* is looked for in *cwd* (None: this process's). What a member logs is in
+    ``data/<member>.stderr``; its standard input is a pipe that ends when this process does.
+    """
 
     def __init__(
-        self, reference: str, data: Path, members: Mapping[str, Sequence[str]], environment: Mapping[str, str]
+        self,
+        reference: str,
+        data: Path,
+        members: Mapping[str, Sequence[str]],
+        environment: Mapping[str, str],
+        cwd: Path | None = None,
     ) -> None:
         self._reference = reference
+        self._cwd = cwd
         self._data = data
         self._members = members
         self._environment = {**os.environ, **environment}
@@ -53,8 +64,10 @@ class Fleet:
                     sys.executable,
                     *command,
                     *options,
-                    cwd=CHECKOUT,
+                    cwd=self._cwd,
                     env=self._environment,
+                    stdin=asyncio.subprocess.PIPE,
+                    start_new_session=True,  # Ctrl-C is for this process, which lets them drain
                     stdout=asyncio.subprocess.PIPE,
                     stderr=errors,
                 )
@@ -64,9 +77,13 @@ class Fleet:
             reader.add_done_callback(self._readers.discard)
 
     async def ready(self) -> None:
-        """Return when all members that run are ready."""
-        async with asyncio.timeout(PATIENCE_S), self._changed:
-            await self._changed.wait_for(lambda: self._running.keys() <= self._urls.keys())
+        """Return when all members that run are ready. As what follows, it raises AntiphonError for one that is not."""
+        try:
+            async with asyncio.timeout(PATIENCE_S), self._changed:
+                await self._changed.wait_for(lambda: self._running.keys() <= self._urls.keys())
+        except TimeoutError:
+            (name, *_) = self._running.keys() - self._urls.keys()
+            raise self._ended(name, self._running[name].returncode) from None
 
     async def kill(self, names: Iterable[str]) -> None:
         """``kill -9``, all of them at once."""
@@ -76,7 +93,8 @@ class Fleet:
             process.send_signal(signal.SIGKILL)
         for name, process in dying:
             code = await process.wait()
-            assert code == -signal.SIGKILL, f"{name} had ended before it was killed ({code}): {self._tail(name)}"
+            if code != -signal.SIGKILL:
+                raise self._ended(name, code)
 
     async def stop(self) -> None:
         """Let all members drain and end."""
@@ -84,7 +102,8 @@ class Fleet:
             process.terminate()
         for name, process in self._running.items():
             async with asyncio.timeout(PATIENCE_S):
-                assert await process.wait() == 0, self._tail(name)
+                if code := await process.wait():
+                    raise self._ended(name, code)
         self._running.clear()
         self._urls.clear()
 
@@ -114,5 +133,7 @@ class Fleet:
     def _said(self, name: str) -> Path:
         return self._data / f"{name}.stderr"
 
-    def _tail(self, name: str) -> str:
-        return self._said(name).read_text("utf-8", "replace")[-2000:]
+    def _ended(self, name: str, code: int | None) -> AntiphonError:
+        said = self._said(name).read_text("utf-8", "replace")[-2000:]
+        how = f"is not ready after {PATIENCE_S} s" if code is None else f"ended by itself, with {code}"
+        return AntiphonError(f"process {name!r} {how}: {said}", where=self._reference)
