@@ -12,6 +12,7 @@ import os
 import random  # noqa: TID251  taken over while a world runs
 import socket
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -35,7 +36,6 @@ _SIMULATOR = str(Path(__file__).parent)
 _OTHERS = (_LIBRARY, str(Path(os.__file__).parent), "<frozen")
 #: What Python tells an audit hook of, and what that means in the code of an application.
 _TELLING = {
-    "_thread.start_new_thread": "starts a thread, which no seed decides",
     "subprocess.Popen": "starts a program",
     "os.system": "starts a program",
     "os.posix_spawn": "starts a program",
@@ -145,6 +145,13 @@ class Ambient:
         for (where, name), new in instead.items():
             _put(undo, where, name, new)
         _put(undo, socket.socket, "connect", self._no_socket)
+        start = threading.Thread.start
+
+        def start_a_thread(thread: threading.Thread) -> None:
+            self.report("starts a thread, which no seed decides")
+            start(thread)
+
+        _put(undo, threading.Thread, "start", start_a_thread)
         _put_into(undo, datetime, now=self._now, utcnow=self._utcnow, today=self._now)
         _put_into(undo, date, today=self._today)
 
@@ -163,7 +170,7 @@ class Ambient:
         self.report(f"time.sleep({seconds:g}) blocks the event loop")
         self._loop.busy(seconds)
 
-    def _no_socket(self, _: socket.socket, address: Any) -> NoReturn:
+    def _no_socket(self, address: Any) -> NoReturn:
         self.report(f"connects a socket to {address}")
         raise ConnectionRefusedError(f"a simulated world has no network; {address} was asked for")
 
