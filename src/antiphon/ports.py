@@ -143,6 +143,9 @@ class Unit(Protocol):
     async def fetch_all(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """All rows of one query, this unit's own writes included. A row has index and name access."""
 
+    def query(self, name: str) -> str:
+        """The SQL of a named block, as `Store.query`."""
+
     async def savepoint(self) -> None:
         """Mark a place to return to; a second call moves the mark."""
 
@@ -262,7 +265,7 @@ class EffectRecords(Protocol):
 class Timers(Protocol):
     """Events that wait for their time."""
 
-    def next_timer_ms(self) -> int | None:
+    async def next_timer_ms(self) -> int | None:
         """In how many milliseconds the next timer is due (0 or less: now); None if none waits."""
 
     async def fire_timers(self, occur: Callable[[Timer], tuple[Envelope, int | None]], limit: int) -> int:
@@ -286,6 +289,9 @@ class Store(Log, Leases, Deliveries, EffectRecords, Timers, Protocol):
 
     async def fetch_all(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """Read committed data without waiting for writers."""
+
+    def query(self, name: str) -> str:
+        """The SQL of one of the named blocks in ``antiphon/store``, as this database understands it."""
 
     def store_ms(self) -> int:
         """The store's clock, for leases and retries: no change of a wall clock moves it."""

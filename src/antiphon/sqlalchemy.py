@@ -29,11 +29,11 @@ from antiphon.model.events import MAX_PAYLOAD
 from antiphon.ports import INTERNAL, PUBLISHED
 from antiphon.runtime.clock import SystemClock
 from antiphon.runtime.transaction import Publisher
+from antiphon.store.rows import log_row
 from antiphon.store.sqlite.connection import connect, has_wal_reset_race, refuse_network_file_system, translated
 from antiphon.store.sqlite.host import Gate, host_folder, ring
 from antiphon.store.sqlite.migrations import migrate
 from antiphon.store.sqlite.queries import query
-from antiphon.store.sqlite.unit import log_row
 
 __all__ = ["ensure_tables", "prepare", "publish", "publish_sync", "read_only"]
 

@@ -22,7 +22,7 @@ from antiphon.runtime.workflow.engine import Engine
 from antiphon.runtime.workflow.handle import Workflow
 from antiphon.runtime.workflow.machines import Execution, StateMachine, task_signal
 from antiphon.runtime.workflow.steps import write
-from antiphon.store.sqlite.workflows import address_of, newest_run
+from antiphon.store.workflows import address_of, newest_run
 
 #: A turn may take long: its steps have limits of their own.
 _TURN_LIMIT = days(1)
@@ -96,7 +96,7 @@ class WorkflowHandle:
         return await self._act(tx, key, id, "skip", reason=reason)
 
     async def _act(self, tx: Transaction, key: str | None, id: str | None, act: str, **values: Any) -> str:
-        found = await address_of(tx.fetch_all, self.name, key=key, run_id=id)
+        found = await address_of(tx.rows, self.name, key=key, run_id=id)
         if found is None:
             raise NotFound(
                 f"there is no live run of key {key!r}" if id is None else f"there is no run {id}", where=self.name
@@ -109,7 +109,7 @@ class WorkflowHandle:
 
     async def find(self, tx: Transaction, *, key: str) -> RunView | None:
         """The newest run of *key*, as it is committed or written in *tx*; None if there is none."""
-        return await newest_run(tx.fetch_all, self.name, key)
+        return await newest_run(tx.rows, self.name, key)
 
     def handlers(self) -> list[HandlerSpec]:
         """The handlers that move its runs on and keep what arrives for them."""

@@ -72,7 +72,7 @@ async def main() -> None:
     app = App(service, name="caller")
     async with app.run_in(data) as runtime:
         store = runtime.stores["payment"]
-        if not store.head():
+        if not await store.head():
             await app.publish(Charge())
         sql = "SELECT count(*) FROM antiphon_events WHERE STATUS NOT IN ('COMPLETED', 'FAILED')"
         while (await store.fetch_all(sql))[0][0]:

@@ -17,7 +17,7 @@ from unittest import mock
 
 import apsw
 
-from antiphon.store.sqlite import backups, connection, desk
+from antiphon.store.sqlite import backups, connection, desks
 
 _WRITES = frozenset({"INSERT", "UPDATE", "DELETE", "REPLACE"})
 
@@ -151,7 +151,7 @@ def spoken_by_apsw(vfs: str, opened: Callable[[Connection], None] = lambda _: No
     with (
         mock.patch.object(connection, "sqlite3", module),
         mock.patch.object(backups, "sqlite3", module),
-        mock.patch.object(desk, "sqlite3", module),
+        mock.patch.object(desks, "sqlite3", module),
     ):
         yield
 

@@ -11,7 +11,9 @@ from typing import Literal
 
 from antiphon import seconds
 from antiphon.runtime.runtime import Runtime
-from antiphon.store.sqlite import backups, maintenance
+from antiphon.store import maintenance
+from antiphon.store.sqlite import backups
+from antiphon.store.sqlite.checkpoints import checkpoint
 from tests.crash.dbapi import Connection, spoken_by_apsw
 from tests.crash.disk import Operation, Recording
 from tests.crash.shop import EFFECTS, KEYS, Ordered, app_of
@@ -100,4 +102,4 @@ async def _written(runtime: Runtime, service: str, table: str) -> int:
 
 async def _checkpoint(runtime: Runtime, *, empty: bool) -> None:
     for store in runtime.logs:
-        await store.writer.exclusive(partial(maintenance.checkpoint, empty=empty))
+        await store.writer.exclusive(partial(checkpoint, empty=empty))

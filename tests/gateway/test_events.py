@@ -14,7 +14,7 @@ from antiphon import App, Event, Service
 from antiphon.gateway import events
 from antiphon.gateway.application import serve
 from antiphon.gateway.history import Reader
-from antiphon.store.sqlite.desk import Desk
+from antiphon.store.desk import Desk
 from tests.gateway.kit import PATIENCE_S, Ordered, Paid, billing, followed, messages, served, shop, until
 
 pytestmark = pytest.mark.anyio

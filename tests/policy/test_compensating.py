@@ -8,7 +8,7 @@ from antiphon import Command, Event, Refused, Reject, Retry, Service, TimedOut, 
 from antiphon.errors import DeclarationError
 from antiphon.model.views import Trace
 from antiphon.policy.choreography import check
-from antiphon.store.sqlite.desk import Desk
+from antiphon.store.desk import Desk
 from tests.runtime.kit import World, running
 
 

@@ -103,7 +103,7 @@ async def test_a_command_is_answered_to_its_requester(tmp_path: Path, own_stores
             "SELECT DISTINCT coalesce(correlation_id, id) FROM antiphon_log"
         )
         assert [tuple(row) for row in correlations] == [(event_id,)]
-        assert world.runtime.stores["orders"].next_timer_ms() is None, "the time-out ended with the answer"
+        assert await world.runtime.stores["orders"].next_timer_ms() is None, "the time-out ended with the answer"
         await world.clock.advance(60)
         assert told == [StockReserved("a1")]
 

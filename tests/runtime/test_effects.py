@@ -12,9 +12,9 @@ from antiphon import Delivery, Effects, Event, Retry, Service, Transaction, seco
 from antiphon.errors import AntiphonError, DeclarationError
 from antiphon.model.effects import Effect, EffectState
 from antiphon.policy.effects import idempotency_key, next_step
-from antiphon.store.sqlite.desk import Desk
-from antiphon.store.sqlite.effects import EffectDesk
-from antiphon.store.sqlite.maintenance import prune
+from antiphon.store.desk import Desk
+from antiphon.store.effects import EffectDesk
+from antiphon.store.maintenance import prune
 from tests.runtime.kit import World, running
 
 pytestmark = pytest.mark.anyio

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from antiphon import Event, Reject, Retry, Service, Transaction, seconds
 from antiphon.model.events import event_type_of
-from antiphon.store.sqlite.desk import Desk
+from antiphon.store.desk import Desk
 from tests.runtime.kit import World
 
 ONCE = Retry(attempts=1)

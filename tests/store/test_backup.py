@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from antiphon.errors import StoreCorrupt, StoreError
+from antiphon.store.desk import Desk
 from antiphon.store.sqlite.backups import check
-from antiphon.store.sqlite.desk import Desk, backup_all
+from antiphon.store.sqlite.desks import backup, backup_all
 from antiphon.store.sqlite.store import SqliteStore
 from antiphon.testing.clock import VirtualClock
 from tests.runtime.kit import World, running
@@ -56,7 +57,7 @@ async def test_a_copy_made_while_writing_is_of_one_moment(tmp_path: Path) -> Non
         for round_ in range(3):
             before = len(acknowledged)
             target = tmp_path / f"copy{round_}.db"
-            report = await Desk(world.store).backup(target)
+            report = await backup(Desk(world.store), target)
             assert report.sound, report.problems
             assert report.handlers == 2
             copied = numbers(target, "SELECT data ->> 'n' FROM antiphon_log WHERE type = 'Ordered'")
@@ -76,7 +77,7 @@ async def test_a_restored_copy_goes_on_where_it_was(tmp_path: Path) -> None:
     shop.failing = {2}
     async with running(tmp_path / "one", *shop.services, clock=clock) as world:
         await order(world, 1, 2)
-        await Desk(world.store).backup(tmp_path / "two" / "app.db")
+        await backup(Desk(world.store), tmp_path / "two" / "app.db")
         await order(world, 3)
     assert check(tmp_path / "two" / "app.db").sound
     again = Shop()
@@ -151,7 +152,7 @@ async def test_a_backup_overwrites_nothing(tmp_path: Path) -> None:
         target = tmp_path / "kept.db"
         target.write_text("precious")
         with pytest.raises(StoreError, match="exists already"):
-            await Desk(world.store).backup(target)
+            await backup(Desk(world.store), target)
         assert target.read_text() == "precious"
         await order(world, 1)  # no writer is left behind a closed gate
 
@@ -161,7 +162,7 @@ async def test_a_damaged_copy_is_told(tmp_path: Path) -> None:
     async with running(tmp_path, *Shop().services) as world:
         await order(world, *range(300))
         for name in ("torn", "newer", "torn2"):
-            assert (await Desk(world.store).backup(tmp_path / f"{name}.db")).sound
+            assert (await backup(Desk(world.store), tmp_path / f"{name}.db")).sound
     torn = bytearray((tmp_path / "torn.db").read_bytes())
     torn[8192:20000] = b"\x5a" * (20000 - 8192)
     (tmp_path / "torn.db").write_bytes(torn)
@@ -188,7 +189,7 @@ async def test_what_contradicts_itself_is_told(tmp_path: Path) -> None:
     """A cursor beyond the log, a delivery without its event: pieces of different copies."""
     async with running(tmp_path, *Shop().services) as world:
         await order(world, 1)
-        await Desk(world.store).backup(tmp_path / "copy.db")
+        await backup(Desk(world.store), tmp_path / "copy.db")
     shutil.copy(tmp_path / "copy.db", tmp_path / "mixed.db")
     mixed = sqlite3.connect(tmp_path / "mixed.db", isolation_level=None)
     mixed.execute("UPDATE antiphon_handlers SET seq = 99 WHERE name = 'billing.bill'")
@@ -205,7 +206,7 @@ async def test_a_copy_is_one_file_with_nothing_beside_it(tmp_path: Path) -> None
     store = SqliteStore(tmp_path / "store.db", clock=VirtualClock(), owner="test")
     await store.open()
     try:
-        report = await Desk(store).backup(tmp_path / "far" / "copy.db")
+        report = await backup(Desk(store), tmp_path / "far" / "copy.db")
         assert (report.events, report.sound, report.path) == (0, True, str(tmp_path / "far" / "copy.db"))
     finally:
         await store.close()

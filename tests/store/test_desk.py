@@ -16,9 +16,10 @@ from antiphon import Event, Retry, Service, Status, seconds
 from antiphon.errors import AntiphonError, NotFound
 from antiphon.model.envelope import Envelope
 from antiphon.ports import PUBLISHED
-from antiphon.store.sqlite import desk as desks
-from antiphon.store.sqlite import looking
-from antiphon.store.sqlite.desk import Desk, open_desk, open_desks
+from antiphon.store import desk as desks
+from antiphon.store import looking
+from antiphon.store.desk import Desk
+from antiphon.store.sqlite.desks import open_desk, open_desks
 from antiphon.testing.clock import VirtualClock
 from tests.runtime.kit import World, running
 from tests.store.shops import TWICE, Ordered, Shop, order, statuses
@@ -376,7 +377,7 @@ async def test_a_desk_in_another_process_redrives(tmp_path: Path) -> None:
         import asyncio, sys
         from pathlib import Path
         from antiphon.runtime.clock import SystemClock
-        from antiphon.store.sqlite.desk import open_desk
+        from antiphon.store.sqlite.desks import open_desk
 
         class Clock(SystemClock):
             # That of the worker's virtual clock, which was never earlier than this.

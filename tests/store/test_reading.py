@@ -13,10 +13,10 @@ from antiphon.model.events import event_type_of
 from antiphon.model.handlers import HandlerSpec
 from antiphon.ports import Lease
 from antiphon.runtime.clock import SystemClock
+from antiphon.store.rows import log_row
 from antiphon.store.sqlite.bus import SqliteBus
 from antiphon.store.sqlite.queries import query
 from antiphon.store.sqlite.store import SqliteStore
-from antiphon.store.sqlite.unit import log_row
 
 pytestmark = pytest.mark.anyio
 

@@ -11,8 +11,8 @@ import pytest
 from antiphon import Event, Retry, Service, Status
 from antiphon.errors import AntiphonError, NotFound
 from antiphon.model.views import DeadLetterFilter, RedriveJob
-from antiphon.store.sqlite.desk import Desk
-from antiphon.store.sqlite.redrives import advance
+from antiphon.store.desk import Desk
+from antiphon.store.redrives import advance
 from antiphon.testing.clock import VirtualClock
 from tests.runtime.kit import World, running
 from tests.store.shops import ONCE, TWICE, Ordered, Shop, desk_of, order, statuses

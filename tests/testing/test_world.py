@@ -16,7 +16,7 @@ import pytest
 from antiphon import AntiphonError, App, Event, Service, Transaction, hours, minutes, seconds
 from antiphon.errors import DeclarationError
 from antiphon.runtime.clock import SystemClock
-from antiphon.store.sqlite.desk import open_desks
+from antiphon.store.sqlite.desks import open_desks
 from antiphon.testing.assertions import WorldFailure
 from tests.testing.shop import OrderPaid, OrderPlaced, OrderRefunded, OutOfStock, Shop
 

@@ -18,7 +18,9 @@ from tests.runtime.kit import World, running
 
 _STANDING = """SELECT count(*) FROM antiphon_log UNION ALL SELECT total(rev) FROM antiphon_runs
     UNION ALL SELECT count(*) FROM antiphon_timers UNION ALL SELECT count(*) FROM antiphon_deliveries
-    UNION ALL SELECT count(*) FROM antiphon_inbox UNION ALL SELECT total(seq) FROM antiphon_handlers"""
+    UNION ALL SELECT count(*) FROM antiphon_inbox UNION ALL SELECT total(seq) FROM antiphon_handlers
+    UNION ALL SELECT total(calls) FROM antiphon_effects
+    UNION ALL SELECT count(*) FROM antiphon_effects WHERE state = 'DONE'"""
 
 
 class Moment(NamedTuple):

@@ -8,7 +8,7 @@ import pytest
 
 from antiphon.cli.exits import Exit
 from antiphon.cli.main import main
-from antiphon.store.sqlite.maintenance import prune
+from antiphon.store.maintenance import prune
 from antiphon.testing.clock import VirtualClock
 from tests.runtime.kit import running
 from tests.workflow.orders import OrderPlaced, Paid, shop
@@ -105,7 +105,7 @@ async def test_runs_that_ended_long_ago_are_removed(tmp_path: Path) -> None:
 
 
 async def _desk(world: Any) -> Any:
-    from antiphon.store.sqlite.runs import Runs
+    from antiphon.store.runs import Runs
 
     return Runs(world.store)
 

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from antiphon import Event, Retry, Service, SyncTransaction, Transaction, Workflow
 from antiphon.errors import DeclarationError
-from antiphon.store.sqlite import workflows as rows
+from antiphon.store import workflows as rows
 from tests.runtime.kit import running
 from tests.workflow.orders import TABLES
 from tests.workflow.test_calls import Arrived, Begun, Over, note, said

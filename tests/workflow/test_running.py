@@ -7,7 +7,7 @@ import pytest
 from antiphon import Retry, Service, Transaction, Workflow
 from antiphon.model.workflows import Kind
 from antiphon.policy.choreography import graph
-from antiphon.store.sqlite.runs import Runs
+from antiphon.store.runs import Runs
 from tests.runtime.kit import World, running
 from tests.workflow.orders import TABLES, Faults, OrderPlaced, Paid, shop
 

@@ -18,8 +18,8 @@ from antiphon.bench import workload
 from antiphon.bench.workload import BATCH
 from antiphon.ports import PUBLISHED
 from antiphon.runtime.clock import SystemClock
+from antiphon.store.sqlite.checkpoints import checkpoint
 from antiphon.store.sqlite.connection import connect
-from antiphon.store.sqlite.maintenance import checkpoint
 from antiphon.store.sqlite.queries import query
 from antiphon.store.sqlite.store import SqliteStore
 

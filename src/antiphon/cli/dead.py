@@ -18,7 +18,7 @@ from antiphon.policy import words
 if TYPE_CHECKING:
     from antiphon.app import App
     from antiphon.model.views import AttemptView, DeadLetterDetail
-    from antiphon.store.sqlite.desk import Desk
+    from antiphon.store.desk import Desk
 
 Act = Callable[[list["Desk"], argparse.Namespace], Awaitable[int]]
 

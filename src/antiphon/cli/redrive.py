@@ -12,7 +12,7 @@ from antiphon.policy import words
 
 if TYPE_CHECKING:
     from antiphon.model.views import DeadLetterView, DeliveryView, RedriveJob, RedrivePlan
-    from antiphon.store.sqlite.desk import Desk
+    from antiphon.store.desk import Desk
 
 _LOOK_EVERY_S = 0.2
 _JOB_HEADS = ("JOB", "STATE", "TOTAL", "WAITING", "PENDING", "SUCCEEDED", "FAILED", "SKIPPED", "REASON")

@@ -12,7 +12,7 @@ from antiphon.errors import NotFound
 
 if TYPE_CHECKING:
     from antiphon.model.views import DeadLetterFilter
-    from antiphon.store.sqlite.desk import Desk
+    from antiphon.store.desk import Desk
 
 _STATUSES = ("ERROR", "FAILED")
 

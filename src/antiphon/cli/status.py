@@ -16,7 +16,7 @@ from antiphon.policy import words
 
 if TYPE_CHECKING:
     from antiphon.model.views import HandlerStatus
-    from antiphon.store.sqlite.desk import Desk
+    from antiphon.store.desk import Desk
 
 _WATCH_EVERY_S = 2.0
 _HEADS = ("HANDLER", "STATE", "LAG", "IN_PROGRESS", "RETRY", "PARKED", "DEAD", "HANDLED", "FAILED", "OLDEST", "OWNER")
@@ -59,7 +59,7 @@ async def _show_once(desks: list[Desk], as_json: bool) -> None:
     found = [(desk, await desk.status(), await desk.positions()) for desk in desks]
     if as_json:
         stores = [
-            {"store": desk.name, "path": str(desk.store.path), "handlers": handlers, "positions": positions}
+            {"store": desk.name, "path": desk.store.where, "handlers": handlers, "positions": positions}
             for desk, handlers, positions in found
         ]
         output.emit({"stores": stores})

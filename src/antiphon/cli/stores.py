@@ -11,7 +11,7 @@ from antiphon.cli.exits import CommandError, Exit
 
 if TYPE_CHECKING:
     from antiphon.app import App
-    from antiphon.store.sqlite.desk import Desk
+    from antiphon.store.desk import Desk
 
 BUS = "bus"
 
@@ -24,7 +24,7 @@ async def open_stores(data: Path, app: App | None = None) -> AsyncIterator[list[
     """
     _check_directory(data)
     from antiphon.runtime.clock import SystemClock
-    from antiphon.store.sqlite.desk import open_desks
+    from antiphon.store.sqlite.desks import open_desks
 
     async with open_desks(data, SystemClock(), app.event_types if app else None) as desks:
         if app is not None:

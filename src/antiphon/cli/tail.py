@@ -13,7 +13,7 @@ from antiphon.policy import words
 
 if TYPE_CHECKING:
     from antiphon.model.views import LoggedView
-    from antiphon.store.sqlite.desk import Desk
+    from antiphon.store.desk import Desk
 
 _AT_ONCE = 200
 _LOOK_AGAIN_S = 5.0
@@ -45,7 +45,7 @@ async def _show(options: argparse.Namespace) -> None:
     async with open_stores(options.data) as desks:
         # What the bus carries lies in the log of the service that published it, too.
         logs = [desk for desk in desks if desk.name != BUS] or desks
-        heads = {desk.name: desk.store.head() for desk in logs}
+        heads = {desk.name: await desk.store.head() for desk in logs}
         chosen = {"type": options.type, "correlation_id": options.correlation}
         found = [event for desk in logs for event in await desk.latest(options.limit, **chosen)]
         for event in _newest(found, options.limit):
@@ -65,7 +65,7 @@ def _newest(events: list[LoggedView], limit: int) -> list[LoggedView]:
 
 async def _follow(desk: Desk, after_seq: int, options: argparse.Namespace) -> None:
     while True:
-        head = desk.store.head()
+        head = await desk.store.head()
         events = await desk.tail(after_seq, _AT_ONCE, type=options.type, correlation_id=options.correlation)
         for event in events:
             # Its producer's log shows it, or has shown it.

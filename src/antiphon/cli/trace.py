@@ -33,7 +33,7 @@ def _trace(options: argparse.Namespace) -> int:
 
 
 async def _read(options: argparse.Namespace) -> Trace:
-    from antiphon.store.sqlite.desk import trace as trace_over
+    from antiphon.store.desk import trace as trace_over
 
     async with open_stores(options.data) as desks:
         return await trace_over(desks, options.id)

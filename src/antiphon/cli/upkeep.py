@@ -14,7 +14,7 @@ from antiphon.errors import NotFound
 
 if TYPE_CHECKING:
     from antiphon.model.views import BackupReport, Forgotten
-    from antiphon.store.sqlite.desk import Desk
+    from antiphon.store.desk import Desk
 
 
 def prune(parser: argparse.ArgumentParser) -> None:
@@ -90,7 +90,7 @@ def _backup(options: argparse.Namespace) -> int:
 
 
 async def _backup_all(data: Path, target: Path) -> list[BackupReport]:
-    from antiphon.store.sqlite.desk import backup_all
+    from antiphon.store.sqlite.desks import backup_all
 
     async with open_stores(data) as desks:
         _make_directory(target)

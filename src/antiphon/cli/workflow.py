@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from antiphon.app import App
     from antiphon.model.workflows import RunView
     from antiphon.runtime.workflow.rehearsing import Finding
-    from antiphon.store.sqlite.desk import Desk
+    from antiphon.store.desk import Desk
 
 Act = Callable[[list["Desk"], argparse.Namespace], Awaitable[int]]
 
@@ -78,7 +78,7 @@ async def _run(options: argparse.Namespace, act: Act) -> int:
 
 async def _list(desks: list[Desk], options: argparse.Namespace) -> int:
     from antiphon.model.workflows import RunState
-    from antiphon.store.sqlite.runs import RunFilter
+    from antiphon.store.runs import RunFilter
 
     if options.state is not None and options.state not in set(RunState):
         raise CommandError(

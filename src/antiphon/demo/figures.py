@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from antiphon.demo.subject import Subject
-from antiphon.store.sqlite.store import SqliteStore
+from antiphon.store.base import SqlStore
 
 #: Statuses of deliveries that pass.
 PASSING = ("IN_PROGRESS", "RETRY")
@@ -42,7 +42,7 @@ class Figures:
 class Looker:
     """Looks at the stores of a subject that runs: each service's, by its name, and the *bus* between them."""
 
-    def __init__(self, subject: Subject, stores: Mapping[str, SqliteStore], bus: SqliteStore) -> None:
+    def __init__(self, subject: Subject, stores: Mapping[str, SqlStore], bus: SqlStore) -> None:
         self._subject = subject
         self._stores = stores
         self._bus = bus
@@ -98,5 +98,5 @@ class Looker:
         return await _number(self._stores[service], sql)
 
 
-async def _number(store: SqliteStore, sql: str) -> int:
+async def _number(store: SqlStore, sql: str) -> int:
     return int((await store.fetch_all(sql))[0][0])

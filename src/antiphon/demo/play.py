@@ -26,7 +26,7 @@ from antiphon.demo.view import Heading, Scene, Show, opened_view
 from antiphon.errors import AntiphonError
 from antiphon.runtime.clock import SystemClock
 from antiphon.runtime.runtime import Runtime
-from antiphon.store.sqlite.desk import open_desks
+from antiphon.store.sqlite.desks import open_desks
 
 _DRAIN_S = 120.0
 _LOOK_EVERY_S = 1.0

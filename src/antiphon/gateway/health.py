@@ -10,7 +10,7 @@ from fastapi import APIRouter
 from antiphon.errors import StoreError
 from antiphon.gateway.problems import DOCUMENTED, refusal
 from antiphon.runtime.runtime import Runtime
-from antiphon.store.sqlite.store import SqliteStore
+from antiphon.store.base import SqlStore
 
 _PATIENCE_S = 2.0
 
@@ -31,13 +31,13 @@ def health_routes(runtime: Runtime, is_draining: Callable[[], bool]) -> APIRoute
             raise _not_ready("draining", "The process is stopping.")
         for store in runtime.logs:
             if reason := await _unwritable(store):
-                raise _not_ready(store.path.stem, reason)
+                raise _not_ready(store.name, reason)
         return {"status": "ready"}
 
     return router
 
 
-async def _unwritable(store: SqliteStore) -> str | None:
+async def _unwritable(store: SqlStore) -> str | None:
     """Why *store* cannot be written; None if it can. A unit without a write takes its place and costs no fsync."""
     try:
         async with asyncio.timeout(_PATIENCE_S), store.unit():

@@ -11,8 +11,8 @@ from antiphon.model.views import LoggedView, Trace
 from antiphon.policy.tracing import merge
 from antiphon.runtime.runtime import Runtime
 from antiphon.runtime.signals import Waker
-from antiphon.store.sqlite.arrivals import Arrivals
-from antiphon.store.sqlite.desk import Desk
+from antiphon.store.arrivals import Arrivals
+from antiphon.store.desk import Desk
 
 # How many events of a process are read at once.
 _CHUNK = 500

@@ -17,8 +17,8 @@ from starlette.responses import Response
 
 from antiphon.gateway.problems import refusal
 from antiphon.runtime.transaction import Transaction
-from antiphon.store.sqlite.answers import Answer, find_answer, keep_answer
-from antiphon.store.sqlite.store import SqliteStore
+from antiphon.store.answers import Answer, find_answer, keep_answer
+from antiphon.store.base import SqlStore
 
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotency-Replayed"
@@ -47,9 +47,9 @@ class Idempotency:
 
     def __init__(self) -> None:
         self._turns: dict[tuple[str, str], _Turn] = {}
-        self._secrets: dict[SqliteStore, bytes] = {}
+        self._secrets: dict[SqlStore, bytes] = {}
 
-    async def answer(self, store: SqliteStore, route: str, request: Request, perform: Perform) -> Response:
+    async def answer(self, store: SqlStore, route: str, request: Request, perform: Perform) -> Response:
         """The answer to *request*: what *perform* gives, or what it gave when it was first asked.
 
         Raises HTTPException 400 for a key that is none, 422 for a key that another request has used.
@@ -57,7 +57,7 @@ class Idempotency:
         key = _key_of(request)
         if key is None:
             return await perform(None)
-        fingerprint = await _fingerprint(request, self._secret(store))
+        fingerprint = await _fingerprint(request, await self._secret(store))
 
         async def keep(tx: Transaction, response: Response) -> None:
             if response.status_code >= 400:
@@ -81,9 +81,9 @@ class Idempotency:
                     continue
         raise refusal(409, f"Another request with this {HEADER} is being answered.", kind="idempotency-conflict")
 
-    def _secret(self, store: SqliteStore) -> bytes:
+    async def _secret(self, store: SqlStore) -> bytes:
         if store not in self._secrets:
-            self._secrets[store] = store.place.secret()
+            self._secrets[store] = await store.secret()
         return self._secrets[store]
 
     @asynccontextmanager

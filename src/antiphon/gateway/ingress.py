@@ -15,8 +15,8 @@ from antiphon.gateway.problems import DOCUMENTED, refusal
 from antiphon.model.envelope import Envelope
 from antiphon.ports import PUBLISHED, RECEIVED
 from antiphon.runtime.runtime import GATEWAY, Runtime
+from antiphon.store.quarantine import quarantine
 from antiphon.store.sqlite.bus import SqliteBus
-from antiphon.store.sqlite.quarantine import quarantine
 from antiphon.wire import BATCH, STRUCTURED, from_http
 
 _CLOUD_EVENT = {

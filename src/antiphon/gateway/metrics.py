@@ -14,8 +14,8 @@ from starlette.responses import Response
 from antiphon.gateway.problems import DOCUMENTED
 from antiphon.model.views import HandlerStatus
 from antiphon.runtime.runtime import Runtime
-from antiphon.store.sqlite.desk import Desk
-from antiphon.store.sqlite.failures import FailureCounts
+from antiphon.store.desk import Desk
+from antiphon.store.failures import FailureCounts
 
 _LABELS = ("service", "handler")
 
@@ -36,7 +36,7 @@ class Metrics:
 
     def __init__(self, runtime: Runtime) -> None:
         self._stores = runtime.logs
-        self._failures = {store.path.stem: FailureCounts(store) for store in self._stores}
+        self._failures = {store.name: FailureCounts(store) for store in self._stores}
 
     async def text(self) -> bytes:
         """All metrics in Prometheus' text format. Raises StoreError."""
@@ -61,10 +61,7 @@ class Metrics:
     def _of_stores(self) -> Metric:
         family = GaugeMetricFamily("antiphon_store_wal_bytes", "Size of the write-ahead log", labels=("store",))
         for store in self._stores:
-            try:
-                family.add_metric((store.path.stem,), store.place.wal_bytes())
-            except FileNotFoundError:
-                family.add_metric((store.path.stem,), 0)
+            family.add_metric((store.name,), store.wal_bytes())
         return family
 
 

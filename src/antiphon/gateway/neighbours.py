@@ -29,7 +29,7 @@ class Neighbours:
         self._owner = runtime.owner
         self._services = frozenset(runtime.stores)
         # Every process that works on this directory has the last log open, and shows there that it lives.
-        self._place = runtime.logs[-1].place
+        self._store = runtime.logs[-1]
         self._clock = runtime.clock
 
     def register(self, url: str) -> None:
@@ -44,9 +44,9 @@ class Neighbours:
         """Say that this process serves nothing any more. Idempotent."""
         self._path(self._owner).unlink(missing_ok=True)
 
-    def serving(self, service: str) -> list[Neighbour]:
+    async def serving(self, service: str) -> list[Neighbour]:
         """The living processes that serve *service*, in random order."""
-        found = [each for each in self._all() if service in each.services and self._is_reachable(each)]
+        found = [each for each in self._all() if service in each.services and await self._is_reachable(each)]
         return sorted(found, key=lambda _: self._clock.random())
 
     def _all(self) -> list[Neighbour]:
@@ -56,10 +56,10 @@ class Neighbours:
                 found.append(msgspec.json.decode(path.read_bytes(), type=Neighbour))
         return found
 
-    def _is_reachable(self, neighbour: Neighbour) -> bool:
+    async def _is_reachable(self, neighbour: Neighbour) -> bool:
         if neighbour.owner == self._owner or urlsplit(neighbour.url).hostname not in _LOOPBACK:
             return False
-        if self._place.is_alive(neighbour.owner):
+        if await self._store.is_alive(neighbour.owner):
             return True
         self._path(neighbour.owner).unlink(missing_ok=True)
         return False

@@ -54,7 +54,7 @@ class Relay:
         Raises HTTPException 503 if none does, 502 if the one that was asked broke off.
         """
         if HOP not in request.headers:
-            for neighbour in self._neighbours.serving(service):
+            for neighbour in await self._neighbours.serving(service):
                 try:
                     return await _answer_of(await self._send(neighbour, request))
                 except httpx.ConnectError:

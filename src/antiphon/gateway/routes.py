@@ -18,7 +18,7 @@ from antiphon.gateway.problems import DOCUMENTED
 from antiphon.gateway.relay import Relay
 from antiphon.model.handlers import RouteSpec
 from antiphon.runtime.runtime import Runtime
-from antiphon.store.sqlite.store import SqliteStore
+from antiphon.store.base import SqlStore
 
 Run = Callable[[Request], Awaitable[Response]]
 
@@ -113,7 +113,7 @@ def _options(spec: RouteSpec) -> dict[str, Any]:
     return options
 
 
-def _local(spec: RouteSpec, store: SqliteStore, caller: Caller, idempotency: Idempotency) -> type[APIRoute]:
+def _local(spec: RouteSpec, store: SqlStore, caller: Caller, idempotency: Idempotency) -> type[APIRoute]:
     """Routes that run the function here."""
     name = f"{spec.service} {spec.method} {spec.path}"
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from antiphon.ports import REDRIVE_SET
 from antiphon.runtime.signals import Waker
-from antiphon.store.sqlite.redrives import advance
-from antiphon.store.sqlite.store import SqliteStore
+from antiphon.store.base import SqlStore
+from antiphon.store.redrives import advance
 
 
 class Redriver:
     """Advances the redrives of one store. Several processes may: each step is one transaction."""
 
-    def __init__(self, store: SqliteStore) -> None:
-        self.name = f"redriver of {store.path.stem}"
+    def __init__(self, store: SqlStore) -> None:
+        self.name = f"redriver of {store.name}"
         self._store = store
         self._waker = Waker(store.clock)
 

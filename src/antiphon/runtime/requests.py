@@ -9,14 +9,14 @@ from typing import Any
 from antiphon.model.commands import answers
 from antiphon.model.events import EventType
 from antiphon.runtime.signals import Waker
-from antiphon.store.sqlite.arrivals import Arrivals
-from antiphon.store.sqlite.store import SqliteStore
+from antiphon.store.arrivals import Arrivals
+from antiphon.store.base import SqlStore
 
 
 class Requests:
     """The answers in the store of a requesting service, to which all of them come, that of a time-out too."""
 
-    def __init__(self, store: SqliteStore) -> None:
+    def __init__(self, store: SqlStore) -> None:
         self._store = store
         self._arrivals = Arrivals(store)
 
@@ -27,7 +27,7 @@ class Requests:
         unwatch = self._arrivals.watch(request_id, waker.wake)
 
         async def answer() -> Any:
-            while not (rows := self._store.read("answer_to", (request_id,))):
+            while not (rows := await self._store.rows("answer_to", (request_id,))):
                 await waker.wait()
                 waker.clear()
             type_, version, data = rows[0]

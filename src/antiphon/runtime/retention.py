@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 
 from antiphon.model.retry import milliseconds
-from antiphon.store.sqlite.maintenance import mark, prune
-from antiphon.store.sqlite.store import SqliteStore
+from antiphon.store.base import SqlStore
+from antiphon.store.maintenance import mark, prune
 
 _EVERY_S = 600.0
 
@@ -14,8 +14,8 @@ _EVERY_S = 600.0
 class Retention:
     """Prunes one store, or a bus, every ten minutes."""
 
-    def __init__(self, store: SqliteStore, keep: timedelta) -> None:
-        self.name = f"retention of {store.path.stem}"
+    def __init__(self, store: SqlStore, keep: timedelta) -> None:
+        self.name = f"retention of {store.name}"
         self._store = store
         self._keep_ms = milliseconds(keep)
 

@@ -35,7 +35,7 @@ class TimerLoop:
         try:
             while True:
                 self._waker.clear()
-                wait = self._store.next_timer_ms()
+                wait = await self._store.next_timer_ms()
                 if wait is not None and wait <= 0:
                     await self._store.fire_timers(self._occur, BATCH)
                     continue

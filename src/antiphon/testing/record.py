@@ -13,7 +13,7 @@ from antiphon.model.events import event_type_of
 from antiphon.model.views import DeliveryView, LoggedView, Trace, TracePart
 from antiphon.model.workflows import RunView
 from antiphon.policy.tracing import merge
-from antiphon.store.sqlite.desk import Desk
+from antiphon.store.desk import Desk
 
 E = TypeVar("E")
 T = TypeVar("T")

@@ -19,7 +19,7 @@ from antiphon.policy.timeline import after, trace_lines
 from antiphon.policy.words import moment
 from antiphon.runtime.runtime import Runtime
 from antiphon.runtime.transaction import Transaction
-from antiphon.store.sqlite.desk import Desk
+from antiphon.store.desk import Desk
 from antiphon.store.sqlite.store import SqliteStore
 from antiphon.testing.assertions import Assertions, Function, Handler, WorldFailure, handler_named
 from antiphon.testing.clock import START_MS, VirtualClock

@@ -10,7 +10,7 @@ from antiphon.errors import ChildFailed, DeclarationError, WorkflowCancelled
 from antiphon.model.events import event_type_of
 from antiphon.model.workflows import ENDED, Advance, Kind, Mark, Run, RunState, WorkflowSpec, advance_envelope
 from antiphon.runtime.workflow.turn import BRANCH, Turn
-from antiphon.store.sqlite import workflows as rows
+from antiphon.store import workflows as rows
 
 
 class Returned(msgspec.Struct):
@@ -50,7 +50,7 @@ async def await_child(turn: Turn, workflow: Startable, event: object) -> Any:
         _start(turn, spec, child_id, event)
     if record.mark is Mark.WAITING:
         child_id = msgspec.json.decode(record.result or b'""', type=str)
-        child = await rows.load_run(turn.tx.fetch_all, child_id, spec.name)
+        child = await rows.load_run(turn.tx.rows, child_id, spec.name)
         if turn.is_cancelled(record):
             order_key = child.order_key if child is not None else child_id
             cancel = Advance(child_id, "cancel", reason=turn.run.cancelled)
@@ -106,6 +106,6 @@ async def tell_parent(turn: Turn, run: Run) -> None:
     if run.parent is None:
         return
     workflow, _, parent_id = run.parent.rpartition("/")
-    parent = await rows.load_run(turn.tx.fetch_all, parent_id, workflow)
+    parent = await rows.load_run(turn.tx.rows, parent_id, workflow)
     if parent is not None and parent.state not in ENDED:
         _send(turn, workflow, parent.order_key, parent.correlation_id, Advance(parent_id))

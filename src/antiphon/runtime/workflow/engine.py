@@ -31,7 +31,7 @@ from antiphon.runtime.workflow.steps import write
 from antiphon.runtime.workflow.turn import BRANCH, SIGNAL, Parked, Turn
 from antiphon.runtime.workflow.undoing import undo_all
 from antiphon.runtime.workflow.watching import ForeignAwait, Watched
-from antiphon.store.sqlite import workflows as rows
+from antiphon.store import workflows as rows
 
 _SEVERAL = (list, tuple)
 #: The marks of an undo that is under way: what is being undone cannot be cancelled any more.
@@ -78,7 +78,7 @@ class Engine:
         unit = await tx.unit()
         now = tx.publisher.clock.now_ms()
         await rows.put_arrival(unit, spec.name, envelope, envelope.type, envelope.correlation_id, envelope.data, now)
-        for run_id, order_key in await rows.awaiting_runs(tx.fetch_all, spec.name, envelope):
+        for run_id, order_key in await rows.awaiting_runs(tx.rows, spec.name, envelope):
             address = (spec.name, order_key, envelope.correlation_id)
             advance = advance_envelope(Advance(run_id), address, tx.publisher.clock.new_id(), now, envelope)
             tx.outgoing.append((advance, INTERNAL))
@@ -87,7 +87,7 @@ class Engine:
 
     async def _addressed(self, advance: Advance, tx: Transaction, envelope: Envelope) -> Run | None:
         """The run that is to move on; None if it has been removed."""
-        run = await rows.load_run(tx.fetch_all, advance.run, self.spec.name)
+        run = await rows.load_run(tx.rows, advance.run, self.spec.name)
         if run is not None or advance.act != "start":
             return run
         event_type = _type_of(self.spec, advance.name or "")
@@ -107,8 +107,8 @@ class Engine:
         self, tx: Transaction, envelope: Envelope, run_id: str, key: str, start: tuple[str, int, bytes]
     ) -> Run:
         """A run that is not written yet; that of *run_id* if it was begun before. Raises Reject."""
-        known = await rows.known(tx.fetch_all, self.spec.name, key, run_id, envelope.id)
-        if known.has_begun and (found := await rows.load_run(tx.fetch_all, run_id, self.spec.name)) is not None:
+        known = await rows.known(tx.rows, self.spec.name, key, run_id, envelope.id)
+        if known.has_begun and (found := await rows.load_run(tx.rows, run_id, self.spec.name)) is not None:
             return found
         if known.live is not None:
             raise Reject(
@@ -135,7 +135,7 @@ class Engine:
 
     async def _turn(self, run: Run, advance: Advance, tx: Transaction, envelope: Envelope) -> None:
         spec = self.versions.get(run.version, self.spec)
-        records = await rows.load_journal(tx.fetch_all, run.nr) if run.nr else []
+        records = await rows.load_journal(tx.rows, run.nr) if run.nr else []
         turn = Turn(spec, run, records, tx)
         if advance.act == "signal":
             name = f"{SIGNAL}{advance.name}"

@@ -17,7 +17,7 @@ from antiphon.runtime.workflow.attempting import Attempt, carry_out
 from antiphon.runtime.workflow.children import Startable, await_child
 from antiphon.runtime.workflow.steps import callee, write
 from antiphon.runtime.workflow.turn import BRANCH, SIGNAL, Taken, Turn, Undoable, UndoableRequest, wait_address
-from antiphon.store.sqlite import workflows as rows
+from antiphon.store import workflows as rows
 
 if TYPE_CHECKING:
     from antiphon.runtime.workflow.machines import Definition, StateMachine
@@ -260,7 +260,7 @@ class Workflow:
         if BRANCH.get().frozen:
             turn.park(record)
         correlation, types = wait_address(turn.run, record.name)
-        for arrival in await rows.arrivals(turn.tx.fetch_all, turn.run, correlation, types):
+        for arrival in await rows.arrivals(turn.tx.rows, turn.run, correlation, types):
             turn.seen.add(arrival.seq)
             if arrival.id in turn.taken or (meant is not None and not meant(arrival)):
                 continue

@@ -15,8 +15,9 @@ from antiphon.model.retry import Retry
 from antiphon.model.workflows import ENDED, Advance, Kind, Mark, Record, Run, RunState, WorkflowSpec, advance_envelope
 from antiphon.policy import journal as journals
 from antiphon.ports import INTERNAL, Clock, Timer, Unit
+from antiphon.runtime.effects import Effects
 from antiphon.runtime.transaction import Transaction
-from antiphon.store.sqlite import workflows as rows
+from antiphon.store import workflows as rows
 
 
 class Parked(BaseException):
@@ -115,6 +116,8 @@ class Turn:
         self.compensating = False
         self.compensated = False
         self.cancelling = False
+        #: Calls to the outside of steps that have failed: what became of them is written with the failure.
+        self.outcomes: list[Effects] = []
         self._nr = max([record.nr for record in records], default=0)
         self._unsaved: dict[str, Record] = {}
         self._outgoing: list[tuple[Envelope, int]] = []
@@ -252,6 +255,9 @@ class Turn:
         """Write what the turn has come to, except what is published. Raises LeaseLost if the run has moved on."""
         self.run.updated_ms = self.clock.now_ms()
         await rows.save_run(unit, self.run)
+        for effects in self.outcomes:
+            await effects.record(unit)
+        self.outcomes = []
         if self._unsaved:
             await rows.put_records(unit, self.run.nr, self._unsaved.values())
             self._unsaved = {}
@@ -277,6 +283,8 @@ class Turn:
         """Commit a step that ran outside the batch, with all that was recorded before it."""
         try:
             unit = await tx.unit()
+            if tx.effects is not None:
+                await tx.effects.record(unit)
             await self.write(unit)
             tx.outgoing[:0] = self._outgoing
             self._outgoing = []
@@ -317,7 +325,7 @@ class Turn:
                 correlation, types = self.run.correlation_id, self.answers[record.position]
             else:
                 continue
-            arrived = await rows.arrivals(self.tx.fetch_all, self.run, correlation, types)
+            arrived = await rows.arrivals(self.tx.rows, self.run, correlation, types)
             if any(each.seq not in self.seen for each in arrived):
                 self.send(self.advance_envelope(Advance(self.run.id)))
                 return

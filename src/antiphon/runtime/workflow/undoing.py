@@ -12,7 +12,7 @@ from antiphon.policy.compensation import to_undo
 from antiphon.runtime.workflow.attempting import Attempt, carry_out
 from antiphon.runtime.workflow.steps import callee, write
 from antiphon.runtime.workflow.turn import BRANCH, Taken, Turn, Undoable, UndoableRequest
-from antiphon.store.sqlite import workflows as rows
+from antiphon.store import workflows as rows
 
 
 async def undo_all(turn: Turn, prefix: str) -> None:
@@ -73,7 +73,7 @@ async def _look(turn: Turn, command: object, record: Record) -> None:
     asked = msgspec.json.decode(record.result or b"null", type=str)
     types = [event_type_of(each).name for each in replies_to(command)]
     if not BRANCH.get().frozen:
-        for arrival in await rows.arrivals(turn.tx.fetch_all, turn.run, turn.run.correlation_id, types):
+        for arrival in await rows.arrivals(turn.tx.rows, turn.run, turn.run.correlation_id, types):
             turn.seen.add(arrival.seq)
             if arrival.causation_id != asked:
                 continue

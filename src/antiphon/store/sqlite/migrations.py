@@ -7,7 +7,7 @@ from pathlib import Path
 
 from antiphon.errors import StoreVersion
 from antiphon.ports import Clock
-from antiphon.store.sqlite.leases import LEASE_MS
+from antiphon.store.leases import LEASE_MS
 from antiphon.store.sqlite.queries import query, text
 
 #: The files that lead from one version of the tables to the next; the n-th makes version n.

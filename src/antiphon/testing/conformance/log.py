@@ -57,7 +57,7 @@ async def a_unit_is_all_or_nothing(make: MakeStore, path: Path) -> None:
                 raise Interrupted
         same(await notes(store), [], "rows of a unit that raised")
         same(await ids(store), [], "events of a unit that raised")
-        same(store.next_timer_ms(), None, "the next timer after a unit that raised")
+        same(await store.next_timer_ms(), None, "the next timer after a unit that raised")
         same(await store.positions(), {}, "positions after a unit that raised")
 
 

@@ -7,12 +7,6 @@ SELECT seq, id, type, version, key, service, time_ms, correlation_id, causation_
        (SELECT name FROM antiphon_handlers AS h WHERE h.id = addressee) AS only_for
 FROM antiphon_log
 
--- name: ids_from
--- The id itself, if it is one, and some that begin with it.
-SELECT id FROM (SELECT id FROM antiphon_log WHERE id = ?1)
-UNION
-SELECT id FROM (SELECT id FROM antiphon_log WHERE id > ?1 AND id < ?1 || char(1114111) ORDER BY id LIMIT 5)
-
 -- name: handlers
 -- Every handler.
 SELECT * FROM antiphon_handlers ORDER BY name
@@ -36,51 +30,13 @@ SELECT handler_id, status, archived IS NOT NULL, count(*) FROM antiphon_deliveri
 
 -- name: count_fresh
 -- How many events of a type lie after a position, counted up to a limit: the index alone is read.
-SELECT count(*) FROM (SELECT 1 FROM antiphon_log WHERE type = ? AND seq > ? LIMIT ?)
+SELECT count(*) FROM (SELECT 1 FROM antiphon_log WHERE type = ? AND seq > ? LIMIT ?) AS some
 
 -- name: count_owed
 -- How many of them a handler is owed (as in read_owed).
 SELECT count(*) FROM antiphon_log WHERE type = ?1 AND seq > ?2 AND (addressee = ?3 OR addressee IS NULL
   AND (origin <> 2 OR service = (SELECT h.service FROM antiphon_handlers AS h WHERE h.id = ?3))
   AND (target IS NULL OR target = (SELECT h.service FROM antiphon_handlers AS h WHERE h.id = ?3)))
-
--- name: oldest_open
--- When the first event was published whose delivery is open.
-SELECT time_ms FROM antiphon_log WHERE seq = min(
-    coalesce((SELECT min(seq) FROM antiphon_deliveries
-              WHERE handler_id = ?1 AND status = 'UNPROCESSED' AND archived IS NULL), 9e18),
-    coalesce((SELECT min(seq) FROM antiphon_deliveries
-              WHERE handler_id = ?1 AND status = 'IN_PROGRESS' AND archived IS NULL), 9e18),
-    coalesce((SELECT min(seq) FROM antiphon_deliveries
-              WHERE handler_id = ?1 AND status = 'RETRY' AND archived IS NULL), 9e18))
-
--- name: deliveries_of
--- For a JSON list of event ids: the handlers that are or were owed them, and how each stands. The receivers of
--- a bus (inlet:service) only pass events on.
-SELECT l.id AS event_id, l.seq, l.time_ms, h.id AS handler_id, h.name, h.service, h.seq AS cursor,
-       d.status, d.attempts, d.updated_ms, d.due_ms, d.reason, d.archived, h.compensates,
-       (SELECT p.at_ms FROM antiphon_progress AS p
-         WHERE p.handler_id = h.id AND p.seq >= l.seq ORDER BY p.seq LIMIT 1) AS passed_ms,
-       (SELECT w.id FROM antiphon_deliveries AS e INDEXED BY antiphon_deliveries_key
-         JOIN antiphon_log AS w ON w.seq = e.seq
-         WHERE e.handler_id = h.id AND e.key = d.key AND e.seq < d.seq AND d.status = 'UNPROCESSED'
-           AND e.status IN ('UNPROCESSED', 'IN_PROGRESS', 'RETRY') ORDER BY e.seq LIMIT 1) AS waits_for
-FROM antiphon_log AS l CROSS JOIN antiphon_handlers AS h
-LEFT JOIN antiphon_subscriptions AS s ON s.handler_id = h.id AND s.type = l.type AND l.seq > s.start_seq
-      AND (l.addressee = h.id OR l.addressee IS NULL AND (l.origin <> 2 OR l.service = h.service)
-           AND (l.target IS NULL OR l.target = h.service))
-LEFT JOIN antiphon_deliveries AS d ON d.handler_id = h.id AND d.seq = l.seq
-WHERE l.id IN (SELECT value FROM json_each(?)) AND (s.type IS NOT NULL OR d.seq IS NOT NULL)
-  AND h.name NOT GLOB 'inlet:*'
-ORDER BY l.seq, h.name
-
--- name: history
--- For a JSON list of positions: every attempt on record, in order.
-SELECT a.handler_id, a.seq, a.number, a.outcome, a.at_ms, a.error_type, a.message, a.traceback
-FROM json_each(?) AS wanted CROSS JOIN antiphon_handlers AS h
-CROSS JOIN antiphon_attempts AS a INDEXED BY antiphon_attempts_delivery
-    ON a.handler_id = h.id AND a.seq = wanted.value
-ORDER BY a.id
 
 -- name: positions_seen
 -- Positions with when they moved.
@@ -103,15 +59,6 @@ FROM antiphon_log AS l
 CROSS JOIN antiphon_handlers AS h
 JOIN antiphon_deliveries AS d ON d.handler_id = h.id AND d.seq = l.seq
 WHERE l.id = ? AND d.status IN ('ERROR', 'FAILED') ORDER BY h.name
-
--- name: revive
--- Dead no more: due at once, with all of its attempts before it. One that killed its process runs alone again;
--- one whose handler is bound to its type no more stays dead.
-UPDATE antiphon_deliveries
-SET status = 'UNPROCESSED', attempts = 0, suspect = crashes > 0, crashes = 0, first_ms = NULL, due_ms = ?,
-    reason = NULL, error_type = NULL, message = NULL, traceback = NULL, fingerprint = NULL, updated_ms = ?
-WHERE handler_id = ? AND seq = ? AND status IN ('ERROR', 'FAILED') AND archived IS NULL
-  AND EXISTS (SELECT 1 FROM antiphon_subscriptions AS s WHERE s.handler_id = antiphon_deliveries.handler_id AND s.type = ?)
 
 -- name: archive
 -- Set aside for good.
@@ -147,13 +94,6 @@ LEFT JOIN antiphon_deliveries AS d ON d.handler_id = i.handler_id AND d.seq = i.
 WHERE i.redrive_id = ? AND i.state = 'sent' AND (d.status IS NULL OR d.status IN ('ERROR', 'FAILED'))
 LIMIT ?
 
--- name: redrive_failing
--- How many have failed since, and are tried again.
-SELECT count(*) FROM antiphon_redrive_items AS i
-JOIN antiphon_deliveries AS d ON d.handler_id = i.handler_id AND d.seq = i.seq
-WHERE i.redrive_id = ? AND i.state = 'sent' AND d.status IN ('RETRY', 'IN_PROGRESS')
-  AND (d.crashes > 0 OR d.attempts > (d.status = 'IN_PROGRESS'))
-
 -- name: redrive_waiting
 -- The next items, in the order of the log.
 SELECT i.seq, i.handler_id, l.type FROM antiphon_redrive_items AS i
@@ -170,20 +110,9 @@ UPDATE antiphon_redrives
 SET state = ?, reason = ?, waiting = ?, succeeded = ?, failed = ?, skipped = ?, next_ms = ?, updated_ms = ?
 WHERE id = ?
 
--- name: unneeded
--- Of the log as l: what no handler is owed any more, and no delivery that matters refers to. A condition.
-NOT EXISTS (
-    SELECT 1 FROM antiphon_subscriptions AS s CROSS JOIN antiphon_handlers AS h ON h.id = s.handler_id
-    WHERE s.type = l.type AND l.seq > max(h.seq, s.start_seq)
-      AND (l.addressee = h.id OR l.addressee IS NULL AND (l.origin <> 2 OR l.service = h.service)
-           AND (l.target IS NULL OR l.target = h.service)))
-AND NOT EXISTS (
-    SELECT 1 FROM antiphon_handlers AS h CROSS JOIN antiphon_deliveries AS d ON d.handler_id = h.id AND d.seq = l.seq
-    WHERE d.archived IS NULL)
-
 -- name: window_end
 -- Where the next so many events after a position end, up to a bound.
-SELECT max(seq) FROM (SELECT seq FROM antiphon_log WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?)
+SELECT max(seq) FROM (SELECT seq FROM antiphon_log WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?) AS some
 
 -- name: prune_deliveries
 -- Rows of events in a window that are gone.
@@ -243,15 +172,6 @@ DELETE FROM antiphon_redrive_items WHERE redrive_id = ?1 AND (seq, handler_id) I
 -- A redrive without items.
 DELETE FROM antiphon_redrives WHERE id = ?
 
--- name: effects_from
--- The calls to the outside whose key begins with a text: the id of their event, and more of it.
-SELECT event_id, handler, name, key, state, calls, result, error, resolution, created_ms, updated_ms
-FROM antiphon_effects
-WHERE event_id >= substr(?1, 1, instr(?1 || ':', ':') - 1)
-  AND event_id < substr(?1, 1, instr(?1 || ':', ':') - 1) || char(1114111)
-  AND (key = ?1 OR substr(key, 1, length(?1)) = ?1)
-ORDER BY key LIMIT 20
-
 -- name: has_delivery
 -- Whether the delivery of an event to a handler is not plainly done.
 SELECT 1 FROM antiphon_deliveries
@@ -261,7 +181,37 @@ WHERE seq = (SELECT seq FROM antiphon_log WHERE id = ?) AND handler_id = (SELECT
 -- Calls that nothing refers to any more.
 SELECT event_id, handler, name FROM antiphon_effects AS e
 WHERE updated_ms < ? AND NOT EXISTS (SELECT 1 FROM antiphon_log AS l WHERE l.id = e.event_id)
+  AND NOT EXISTS (SELECT 1 FROM antiphon_runs AS r WHERE r.id = e.event_id AND r.workflow = e.handler)
 
 -- name: end_effect
 -- A call is forgotten.
 DELETE FROM antiphon_effects WHERE event_id = ? AND handler = ? AND name = ?
+
+-- name: ids_from
+-- An id, if it is one, and some that begin with it; the second mark is what comes after all of these.
+SELECT id FROM antiphon_log WHERE id = ?1
+UNION
+SELECT id FROM (SELECT id FROM antiphon_log WHERE id > ?1 AND id < ?2 ORDER BY id LIMIT 5) AS some
+
+-- name: effects_from
+-- The calls to the outside whose key begins with a text: the id of their event, and more of it.
+SELECT event_id, handler, name, key, state, calls, result, error, resolution, created_ms, updated_ms
+FROM antiphon_effects
+WHERE event_id >= ?2 AND event_id < ?3 AND (key = ?1 OR substr(key, 1, length(?1)) = ?1)
+ORDER BY key LIMIT 20
+
+-- name: revive
+-- Dead no more: due at once, with all of its attempts before it. One that killed its process runs alone again;
+-- one whose handler is bound to its type no more stays dead.
+UPDATE antiphon_deliveries
+SET status = 'UNPROCESSED', attempts = 0, suspect = CASE WHEN crashes > 0 THEN 1 ELSE 0 END, crashes = 0, first_ms = NULL, due_ms = ?,
+    reason = NULL, error_type = NULL, message = NULL, traceback = NULL, fingerprint = NULL, updated_ms = ?
+WHERE handler_id = ? AND seq = ? AND status IN ('ERROR', 'FAILED') AND archived IS NULL
+  AND EXISTS (SELECT 1 FROM antiphon_subscriptions AS s WHERE s.handler_id = antiphon_deliveries.handler_id AND s.type = ?)
+
+-- name: redrive_failing
+-- How many have failed since, and are tried again.
+SELECT count(*) FROM antiphon_redrive_items AS i
+JOIN antiphon_deliveries AS d ON d.handler_id = i.handler_id AND d.seq = i.seq
+WHERE i.redrive_id = ? AND i.state = 'sent' AND d.status IN ('RETRY', 'IN_PROGRESS')
+  AND (d.crashes > 0 OR d.attempts > CASE d.status WHEN 'IN_PROGRESS' THEN 1 ELSE 0 END)

@@ -6,14 +6,6 @@ SELECT id, workflow, key, order_key, version, state, correlation_id, start_seq, 
        started_ms, updated_ms, nr, rev, parent, shape, waiting, due_ms, user_state, result, error, cancelled
 FROM antiphon_runs
 
--- name: of_ids
--- Those of some ids.
-WHERE id IN (SELECT value FROM json_each(?)) ORDER BY nr
-
--- name: runs_of_id
--- The runs whose id begins so.
-SELECT id, workflow FROM antiphon_runs WHERE id >= ?1 AND id < ?1 || char(1114111) ORDER BY id LIMIT 10
-
 -- name: prune_journals
 -- What runs have done that ended before a time; some of them.
 DELETE FROM antiphon_journal WHERE run IN (SELECT nr FROM antiphon_runs
@@ -50,11 +42,11 @@ SELECT id FROM antiphon_runs WHERE workflow = ? AND key = ?
 
 -- name: known_runs
 -- Where an event lies in the log; the run of an id, ended or not; the live run of a key.
-SELECT seq, 2 FROM antiphon_log WHERE id = ?4
+SELECT seq, NULL, 2 FROM antiphon_log WHERE id = ?4
 UNION ALL
-SELECT id, 0 FROM antiphon_runs WHERE id = ?3 AND workflow = ?1
+SELECT NULL, id, 0 FROM antiphon_runs WHERE id = ?3 AND workflow = ?1
 UNION ALL
-SELECT id, 1 FROM antiphon_runs WHERE workflow = ?1 AND key = ?2
+SELECT NULL, id, 1 FROM antiphon_runs WHERE workflow = ?1 AND key = ?2
   AND state IN ('RUNNING', 'WAITING', 'PAUSED', 'COMPENSATING', 'STUCK')
 
 -- name: dead_of_run
@@ -91,10 +83,6 @@ INSERT INTO antiphon_runs
      start_version, start_data, shape, waiting, due_ms, user_state, result, error, cancelled, started_ms, updated_ms)
 VALUES (?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
--- name: last_run
--- The highest number of a run.
-SELECT coalesce(max(nr), 0) FROM antiphon_runs
-
 -- name: update_run
 -- Fenced: changes nothing if somebody else has written it since.
 UPDATE antiphon_runs SET state = ?, rev = rev + 1, shape = ?, waiting = ?, due_ms = ?, user_state = ?, result = ?,
@@ -122,11 +110,6 @@ INSERT INTO antiphon_inbox (workflow, seq, type, version, id, key, correlation_i
 VALUES (?1, (SELECT seq FROM antiphon_log WHERE id = ?2), ?3, ?4, ?2, ?5, ?6, ?7, ?8, ?9)
 ON CONFLICT (workflow, seq) DO NOTHING
 
--- name: arrivals
--- What has arrived of some types for a run: of its correlation, or of its key since it began.
-SELECT seq, id, type, version, data, causation_id FROM antiphon_inbox
-WHERE correlation_id = ?2 AND workflow = ?1 AND type IN (SELECT value FROM json_each(?5))
-UNION
-SELECT seq, id, type, version, data, causation_id FROM antiphon_inbox
-WHERE key = ?3 AND workflow = ?1 AND type IN (SELECT value FROM json_each(?5)) AND seq > ?4
-ORDER BY seq
+-- name: runs_of_id
+-- The runs whose id begins so; the second mark is what comes after all of these.
+SELECT id, workflow FROM antiphon_runs WHERE id >= ?1 AND id < ?2 ORDER BY id LIMIT 10

@@ -9,7 +9,7 @@ import msgspec
 from antiphon.ports import Unit
 
 if TYPE_CHECKING:
-    from antiphon.store.sqlite.store import SqliteStore
+    from antiphon.store.base import SqlStore
 
 _Headers = list[tuple[str, str]]
 
@@ -23,7 +23,7 @@ class Answer(msgspec.Struct, frozen=True):
     body: bytes
 
 
-async def find_answer(store: SqliteStore, route: str, key: str) -> Answer | None:
+async def find_answer(store: SqlStore, route: str, key: str) -> Answer | None:
     """The answer kept for *key* of *route*; None if there is none."""
     rows = await store.fetch_all(
         "SELECT fingerprint, status, headers, body FROM antiphon_idempotency WHERE route = ? AND key = ?", (route, key)

@@ -9,14 +9,13 @@ from antiphon.model.delivery import Status
 from antiphon.model.envelope import Envelope
 from antiphon.policy.fingerprint import failure_of
 from antiphon.ports import RECEIVED
-from antiphon.store.sqlite.queries import query
-from antiphon.store.sqlite.store import SqliteStore
+from antiphon.store.base import SqlStore
 
 #: The type under which such bytes lie in the log.
 UNDECODABLE = "antiphon.undecodable"
 
 
-async def quarantine(store: SqliteStore, service: str, raw: bytes, error: InvalidEvent) -> str:
+async def quarantine(store: SqlStore, service: str, raw: bytes, error: InvalidEvent) -> str:
     """Keep *raw*, refused by *error*, as a dead letter of ``<service>.inlet``; returns its event's id.
 
     The id follows from the bytes, so what is sent again and again is kept once. Raises StoreError.
@@ -28,7 +27,7 @@ async def quarantine(store: SqliteStore, service: str, raw: bytes, error: Invali
     async with store.unit() as unit:
         if not await unit.append([(envelope, RECEIVED)]):
             return event_id
-        await unit.execute(query("put_handler"), (f"{service}.inlet", service, store.head(), now))
+        await unit.execute(unit.query("put_handler"), (f"{service}.inlet", service, await store.head(), now))
         await unit.execute(
             "INSERT INTO antiphon_deliveries (handler_id, seq, status, reason, error_type, message, traceback,"
             " fingerprint, updated_ms) SELECT h.id, l.seq, ?, ?, ?, ?, ?, ?, ?"

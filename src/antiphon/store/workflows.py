@@ -10,12 +10,9 @@ from antiphon.errors import LeaseLost
 from antiphon.model.envelope import Envelope
 from antiphon.model.workflows import Address, Kind, Mark, Record, Run, RunState, RunView, shown
 from antiphon.ports import Unit
-from antiphon.store.sqlite.queries import query
 
-#: Runs a query inside or outside a transaction: SQL, then parameters.
+#: Runs a named block inside or outside a transaction: its name, then parameters.
 Fetch = Callable[..., Awaitable[list[Any]]]
-
-_PUT_RECORD = query("put_record")
 
 
 class Arrival(NamedTuple):
@@ -31,7 +28,7 @@ class Arrival(NamedTuple):
 
 async def load_run(fetch: Fetch, run_id: str, workflow: str) -> Run | None:
     """The run, or None."""
-    rows = await fetch(query("run_by_id"), run_id, workflow)
+    rows = await fetch("run_by_id", run_id, workflow)
     return as_run(rows[0]) if rows else None
 
 
@@ -44,14 +41,12 @@ def as_run(row: Sequence[Any]) -> Run:
 
 async def load_journal(fetch: Fetch, nr: int) -> list[Record]:
     """What the run has done so far."""
-    return [
-        Record(row[0], Kind(row[1]), row[2], Mark(row[3]), *row[4:]) for row in await fetch(query("read_journal"), nr)
-    ]
+    return [Record(row[0], Kind(row[1]), row[2], Mark(row[3]), *row[4:]) for row in await fetch("read_journal", nr)]
 
 
 async def live_run(fetch: Fetch, workflow: str, key: str) -> str | None:
     """The id of the live run of *key*."""
-    rows = await fetch(query("live_run"), workflow, key)
+    rows = await fetch("live_run", workflow, key)
     return rows[0][0] if rows else None
 
 
@@ -66,8 +61,10 @@ class Known(NamedTuple):
 
 async def known(fetch: Fetch, workflow: str, key: str, run_id: str, event_id: str) -> Known:
     """What there is of a run *run_id* of *key* that the event *event_id* begins."""
-    found = {row[1]: row[0] for row in await fetch(query("known_runs"), workflow, key, run_id, event_id)}
-    return Known(0 in found, found.get(1), found.get(2, 0))
+    found = {
+        what: (seq, known_id) for seq, known_id, what in await fetch("known_runs", workflow, key, run_id, event_id)
+    }
+    return Known(0 in found, found.get(1, (0, None))[1], found.get(2, (0, None))[0])
 
 
 async def address_of(
@@ -82,14 +79,14 @@ async def address_of(
 
 async def newest_run(fetch: Fetch, workflow: str, key: str) -> RunView | None:
     """The run of *key* that began last, with its journal."""
-    rows = await fetch(query("newest_run"), workflow, key)
+    rows = await fetch("newest_run", workflow, key)
     run = await load_run(fetch, rows[0][0], workflow) if rows else None
     return None if run is None else shown(run, await load_journal(fetch, run.nr))
 
 
 async def awaiting_runs(fetch: Fetch, workflow: str, event: Envelope) -> list[tuple[str, str]]:
     """Id and order key of the live runs that *event* may be awaited by."""
-    found = await fetch(query("awaiting_runs"), workflow, event.key, event.correlation_id)
+    found = await fetch("awaiting_runs", workflow, event.key, event.correlation_id)
     return [(row[0], row[1]) for row in found]
 
 
@@ -103,22 +100,24 @@ def _new_row(run: Run) -> tuple[Any, ...]:
 
 async def save_ended(unit: Unit, ended: list[tuple[Run, list[Record]]]) -> None:
     """Write runs that ended in their first turns, with their journals."""
-    last = (await unit.fetch_all(query("last_run")))[0][0]
-    for number, (run, _) in enumerate(ended, last + 1):
+    numbers = await unit.fetch_all(unit.query("next_runs"), (len(ended),))
+    for (number,), (run, _) in zip(numbers, ended, strict=True):
         run.nr = number
-    await unit.execute_many(query("insert_ended"), [(run.nr, *_new_row(run)) for run, _ in ended])
-    await unit.execute_many(_PUT_RECORD, [_row(run.nr, record) for run, records in ended for record in records])
+    await unit.execute_many(unit.query("insert_ended"), [(run.nr, *_new_row(run)) for run, _ in ended])
+    await unit.execute_many(
+        unit.query("put_record"), [_row(run.nr, record) for run, records in ended for record in records]
+    )
 
 
 async def save_run(unit: Unit, run: Run) -> None:
     """Write the run's row. Raises LeaseLost, and changes nothing, if somebody else has written it since."""
     if run.nr == 0:
-        rows = await unit.fetch_all(query("insert_run"), _new_row(run))
+        rows = await unit.fetch_all(unit.query("insert_run"), _new_row(run))
         run.nr = rows[0][0]
         run.rev = 1
         return
     changed = await unit.execute(
-        query("update_run"),
+        unit.query("update_run"),
         (
             run.state.value,
             run.shape,
@@ -140,7 +139,7 @@ async def save_run(unit: Unit, run: Run) -> None:
 
 async def put_records(unit: Unit, nr: int, records: Iterable[Record]) -> None:
     """Write records of a run's journal."""
-    await unit.execute_many(_PUT_RECORD, [_row(nr, each) for each in records])
+    await unit.execute_many(unit.query("put_record"), [_row(nr, each) for each in records])
 
 
 def _row(nr: int, record: Record) -> tuple[Any, ...]:
@@ -168,12 +167,12 @@ async def put_arrival(
     """Keep what *event* brings, as *type_*, for the runs of *correlation_id* or of its key."""
     key = event.key if type_ == event.type else None
     await unit.execute(
-        query("put_arrival"),
+        unit.query("put_arrival"),
         (workflow, event.id, type_, event.version, key, correlation_id, event.causation_id, data, now_ms),
     )
 
 
 async def arrivals(fetch: Fetch, run: Run, correlation_id: str, types: Sequence[str]) -> list[Arrival]:
     """What has arrived of *types* that the run may take, in order."""
-    found = await fetch(query("arrivals"), run.workflow, correlation_id, run.key, run.start_seq, json.dumps(types))
+    found = await fetch("arrivals", run.workflow, correlation_id, run.key, run.start_seq, json.dumps(types))
     return [Arrival(*row) for row in found]

@@ -1,35 +1,20 @@
-"""What a person asks of one SQLite store, while workers run in this or other processes."""
+"""What a person asks of one store, while workers run in this or other processes."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import sqlite3
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, closing
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 from antiphon.errors import NotFound
 from antiphon.model.events import EventType
-from antiphon.model.views import (
-    BackupReport,
-    DeliveryView,
-    Forgotten,
-    HandlerStatus,
-    LoggedView,
-    PositionView,
-    Trace,
-    TracePart,
-)
+from antiphon.model.views import DeliveryView, Forgotten, HandlerStatus, LoggedView, PositionView, Trace, TracePart
 from antiphon.policy.tracing import merge
-from antiphon.ports import Clock
-from antiphon.store.sqlite import backups, looking, maintenance
-from antiphon.store.sqlite.connection import translated
-from antiphon.store.sqlite.deadletters import DeadLetters
-from antiphon.store.sqlite.effects import EffectDesk
-from antiphon.store.sqlite.maintenance import Pruned
-from antiphon.store.sqlite.runs import Runs
-from antiphon.store.sqlite.store import SqliteStore
+from antiphon.store import looking, maintenance
+from antiphon.store.base import SqlStore
+from antiphon.store.deadletters import DeadLetters
+from antiphon.store.effects import EffectDesk
+from antiphon.store.maintenance import Pruned
+from antiphon.store.runs import Runs
 
 _TYPE, _AFTER = "type = ?1", "seq > ?1"
 _CORRELATION = "(id = ?1 OR correlation_id = ?1)"
@@ -40,9 +25,9 @@ TRACE_LIMIT = 1_000
 class Desk:
     """Questions to, and acts on, one open store. *event_types*, by name, check what is edited."""
 
-    def __init__(self, store: SqliteStore, event_types: Mapping[str, EventType] | None = None) -> None:
+    def __init__(self, store: SqlStore, event_types: Mapping[str, EventType] | None = None) -> None:
         self.store = store
-        self.name = store.path.stem
+        self.name = store.name
         self.dead = DeadLetters(store, event_types or {})
         self.runs = Runs(store)
         self.effects = EffectDesk(store)
@@ -91,13 +76,13 @@ class Desk:
         alarm = asyncio.ensure_future(self.store.clock.sleep(timeout_s))
         alarm.add_done_callback(lambda _: woken.set())
         try:
-            while self.store.head() <= after_seq and not alarm.done():
+            while await self.store.head() <= after_seq and not alarm.done():
                 await woken.wait()
                 woken.clear()
         finally:
             forget()
             alarm.cancel()
-        return self.store.head() > after_seq
+        return await self.store.head() > after_seq
 
     async def event(self, event_id: str) -> LoggedView:
         """The event of an id, or of the unique beginning of one. Raises NotFound."""
@@ -137,13 +122,6 @@ class Desk:
         """Remove what came before *before_ms* (wall) and nobody needs any more."""
         return await maintenance.prune(self.store, before_ms)
 
-    async def backup(self, target: Path) -> BackupReport:
-        """Copy the store to a new file while it is in use, and check the copy. Raises StoreError.
-
-        Stores that exchange events are copied together, by `backup_all`.
-        """
-        return (await backups.backup([(self.store, target)]))[0]
-
 
 def _terms(type_: str | None, correlation_id: str | None) -> list[tuple[str, str]]:
     chosen = ((_TYPE, type_), (_CORRELATION, correlation_id))
@@ -152,7 +130,7 @@ def _terms(type_: str | None, correlation_id: str | None) -> list[tuple[str, str
 
 async def trace(desks: Sequence[Desk], event_id: str) -> Trace:
     """The trace of an event over several stores. Raises NotFound if none has it."""
-    matching = {row[0] for desk in desks for row in desk.store.read("ids_from", (event_id,))}
+    matching = {found for desk in desks for found in await looking.ids_from(desk.store, event_id)}
     if len(matching) > 1 and event_id not in matching:
         # Each store may know but one of them.
         raise NotFound(f"several events begin with {event_id!r}", mend=f"Say more of it: {', '.join(sorted(matching))}")
@@ -167,52 +145,3 @@ async def trace(desks: Sequence[Desk], event_id: str) -> Trace:
         raise missing or NotFound("there is no store", where=event_id)
     correlation_id = correlations.pop()
     return merge([await desk.trace_part(correlation_id) for desk in desks])
-
-
-async def backup_all(desks: Sequence[Desk], folder: Path) -> list[BackupReport]:
-    """Copy stores, each to a file of its name in *folder*, as they are at one moment together.
-
-    Writers wait for an instant, not for the copying. Raises StoreError if a file is there already.
-    """
-    return await backups.backup([(desk.store, folder / desk.store.path.name) for desk in desks])
-
-
-@asynccontextmanager
-async def open_desk(
-    path: Path, clock: Clock, event_types: Mapping[str, EventType] | None = None
-) -> AsyncIterator[Desk]:
-    """A desk on the database at *path*, which other processes may be using. Runs nothing.
-
-    Raises NotFound if there is no such file, StoreError if it cannot be opened.
-    """
-    if not is_store(path):
-        raise NotFound("there is no store", where=str(path), mend="Name the data directory of an application")
-    store = SqliteStore(path, clock=clock, owner=f"desk-{os.getpid()}-{clock.new_id()[-12:]}")
-    await store.open()
-    try:
-        yield Desk(store, event_types)
-    finally:
-        await store.close()
-
-
-@asynccontextmanager
-async def open_desks(
-    data: Path, clock: Clock, event_types: Mapping[str, EventType] | None = None
-) -> AsyncIterator[list[Desk]]:
-    """A desk on each store in the directory *data*, the bus (named ``bus``) last. Raises as `open_desk`."""
-    async with AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(open_desk(path, clock, event_types)) for path in stores_in(data)]
-
-
-def stores_in(data: Path) -> list[Path]:
-    """The stores in a directory, the bus last; other databases are left alone."""
-    return sorted(filter(is_store, data.glob("*.db")), key=lambda path: (path.stem == "bus", path.stem))
-
-
-def is_store(path: Path) -> bool:
-    """Whether the file at *path* is a store. Raises StoreError if it cannot be read."""
-    if not path.is_file():
-        return False
-    # To open a store brings its tables up to date, and would put them into any other database.
-    with translated(path), closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as found:
-        return found.execute("SELECT 1 FROM sqlite_master WHERE name = 'antiphon_meta'").fetchone() is not None

@@ -18,11 +18,10 @@ from antiphon.model.views import (
     StatusCounts,
     logged_view,
 )
-from antiphon.store.sqlite.queries import query
-from antiphon.store.sqlite.unit import logged
+from antiphon.store.rows import end_of, logged
 
 if TYPE_CHECKING:
-    from antiphon.store.sqlite.store import SqliteStore
+    from antiphon.store.base import SqlStore
 
 #: Lag is counted up to here, and estimated beyond: counting a long backlog would take seconds.
 EXACT_LAG = 10_000
@@ -40,20 +39,25 @@ _COUNTED = {
 # ---------------------------------------------------------------------- events
 
 
-async def full_id(store: SqliteStore, event_id: str) -> str:
+async def ids_from(store: SqlStore, beginning: str) -> list[str]:
+    """The id *beginning*, if it is one, and some that begin with it."""
+    return [row[0] for row in await store.rows("ids_from", (beginning, end_of(beginning)))] if beginning else []
+
+
+async def full_id(store: SqlStore, event_id: str) -> str:
     """The id that *event_id* is, or is the only one to begin with. Raises NotFound."""
-    found = [row[0] for row in store.read("ids_from", (event_id,))] if event_id else []
+    found = await ids_from(store, event_id)
     if event_id in found or len(found) == 1:
         return event_id if event_id in found else str(found[0])
     if found:
         raise NotFound(
-            f"several events begin with {event_id!r}", where=store.path.stem, mend=f"Say more of it: {', '.join(found)}"
+            f"several events begin with {event_id!r}", where=store.name, mend=f"Say more of it: {', '.join(found)}"
         )
-    raise NotFound(f"no event has, or begins with, the id {event_id!r}", where=store.path.stem)
+    raise NotFound(f"no event has, or begins with, the id {event_id!r}", where=store.name)
 
 
 async def events(
-    store: SqliteStore, terms: Iterable[tuple[str, Any]], limit: int, *, newest: bool = False
+    store: SqlStore, terms: Iterable[tuple[str, Any]], limit: int, *, newest: bool = False
 ) -> list[LoggedView]:
     """The first *limit* events, or the newest, that fit all *terms* (SQL with ``?1`` for its value)."""
     conditions, parameters = [], []
@@ -63,32 +67,32 @@ async def events(
     parameters.append(limit)
     where = " AND ".join(conditions) or "TRUE"
     order = "DESC" if newest else "ASC"
-    sql = f"{query('views')} WHERE {where} ORDER BY seq {order} LIMIT ?{len(parameters)}"
+    sql = f"{store.query('views')} WHERE {where} ORDER BY seq {order} LIMIT ?{len(parameters)}"
     found = [view_of(store, row) for row in await store.fetch_all(sql, parameters)]
     return found[::-1] if newest else found
 
 
-def view_of(store: SqliteStore, row: Sequence[Any]) -> LoggedView:
+def view_of(store: SqlStore, row: Sequence[Any]) -> LoggedView:
     """An event from a row of the ``views`` block."""
     *columns, only_for = row
     event = logged(columns)
-    return logged_view(store.path.stem, event.seq, event.envelope, event.origin, only_for)
+    return logged_view(store.name, event.seq, event.envelope, event.origin, only_for)
 
 
 # ---------------------------------------------------------------------- deliveries
 
 
-async def deliveries(store: SqliteStore, event_ids: Sequence[str]) -> list[DeliveryView]:
+async def deliveries(store: SqlStore, event_ids: Sequence[str]) -> list[DeliveryView]:
     """What became of events, for each handler that is owed them, in the order of the log."""
-    rows = await store.fetch_all(query("deliveries_of"), (json.dumps(event_ids),))
-    past = histories(store, sorted({row["seq"] for row in rows}))
+    rows = await store.fetch_all(store.query("deliveries_of"), (json.dumps(event_ids),))
+    past = await histories(store, sorted({row["seq"] for row in rows}))
     return [_delivery(store, row, past.get((row["handler_id"], row["seq"]), [])) for row in rows]
 
 
-def histories(store: SqliteStore, seqs: Sequence[int]) -> dict[tuple[int, int], list[AttemptView]]:
+async def histories(store: SqlStore, seqs: Sequence[int]) -> dict[tuple[int, int], list[AttemptView]]:
     """All attempts on record of the events at *seqs*, by handler and position."""
     found: dict[tuple[int, int], list[AttemptView]] = {}
-    for handler_id, seq, number, outcome, at_ms, error_type, message, traceback in store.read(
+    for handler_id, seq, number, outcome, at_ms, error_type, message, traceback in await store.rows(
         "history", (json.dumps(seqs),)
     ):
         attempt = AttemptView(
@@ -98,7 +102,7 @@ def histories(store: SqliteStore, seqs: Sequence[int]) -> dict[tuple[int, int], 
     return found
 
 
-def _delivery(store: SqliteStore, row: Any, history: list[AttemptView]) -> DeliveryView:
+def _delivery(store: SqlStore, row: Any, history: list[AttemptView]) -> DeliveryView:
     if row["status"] is not None:
         status, attempts, updated_ms = Status(row["status"]), row["attempts"], row["updated_ms"]
     elif row["seq"] <= row["cursor"]:
@@ -112,7 +116,7 @@ def _delivery(store: SqliteStore, row: Any, history: list[AttemptView]) -> Deliv
     else:
         status, attempts, updated_ms = Status.UNPROCESSED, 0, row["time_ms"]
     return DeliveryView(
-        store=store.path.stem,
+        store=store.name,
         event_id=row["event_id"],
         handler=row["name"],
         service=row["service"],
@@ -128,7 +132,7 @@ def _delivery(store: SqliteStore, row: Any, history: list[AttemptView]) -> Deliv
     )
 
 
-def wall_ms(store: SqliteStore, store_ms: int | None) -> int | None:
+def wall_ms(store: SqlStore, store_ms: int | None) -> int | None:
     """A moment of the store's clock, as the wall clock shows it now."""
     return None if store_ms is None else store_ms - store.store_ms() + store.clock.now_ms()
 
@@ -136,17 +140,17 @@ def wall_ms(store: SqliteStore, store_ms: int | None) -> int | None:
 # ---------------------------------------------------------------------- handlers
 
 
-async def handlers(store: SqliteStore) -> list[HandlerStatus]:
+async def handlers(store: SqlStore) -> list[HandlerStatus]:
     """Every handler that the store knows, by name."""
     return [each for each in await subscribers(store) if not each.handler.startswith(_RECEIVER)]
 
 
-async def positions(store: SqliteStore) -> list[PositionView]:
+async def positions(store: SqlStore) -> list[PositionView]:
     """The positions noted in the store, and the receivers of a bus."""
-    head, name = store.head(), store.path.stem
+    head, name = await store.head(), store.name
     return [
         PositionView(store=name, name=each, seq=seq, head=head if each == "sent" else None, updated_ms=updated_ms)
-        for each, seq, updated_ms in store.read("positions_seen")
+        for each, seq, updated_ms in await store.rows("positions_seen")
     ] + [
         PositionView(
             store=name,
@@ -162,54 +166,54 @@ async def positions(store: SqliteStore) -> list[PositionView]:
     ]
 
 
-async def subscribers(store: SqliteStore) -> list[HandlerStatus]:
+async def subscribers(store: SqlStore) -> list[HandlerStatus]:
     """All that are owed events, by name: handlers, and the receivers of a bus."""
     subscribed: dict[int, list[tuple[str, int]]] = {}
-    for handler_id, type_, start_seq in store.read("subscriptions"):
+    for handler_id, type_, start_seq in await store.rows("subscriptions"):
         subscribed.setdefault(handler_id, []).append((type_, start_seq))
     counts: dict[int, Counter[str]] = {}
-    for handler_id, status, archived, count in store.read("count_deliveries"):
+    for handler_id, status, archived, count in await store.rows("count_deliveries"):
         counts.setdefault(handler_id, Counter())["archived" if archived else _COUNTED[status]] += count
-    head = store.head()
+    head = await store.head()
     return [
-        _handler(store, row, subscribed.get(row["id"], []), counts.get(row["id"], Counter()), head)
-        for row in await store.fetch_all(query("handlers"))
+        await _handler(store, row, subscribed.get(row["id"], []), counts.get(row["id"], Counter()), head)
+        for row in await store.fetch_all(store.query("handlers"))
     ]
 
 
-def _handler(
-    store: SqliteStore, row: Any, subscribed: list[tuple[str, int]], counts: Counter[str], head: int
+async def _handler(
+    store: SqlStore, row: Any, subscribed: list[tuple[str, int]], counts: Counter[str], head: int
 ) -> HandlerStatus:
     owed = [(type_, max(row["seq"], start_seq)) for type_, start_seq in subscribed]
-    lag, lag_exact = lag_of(store, row["id"], owed, head - row["seq"])
+    lag, lag_exact = await lag_of(store, row["id"], owed, head - row["seq"])
     owner = row["owner"]
     return HandlerStatus(
-        store=store.path.stem,
+        store=store.name,
         handler=row["name"],
         service=row["service"],
         types=tuple(type_ for type_, _ in owed),
         cursor=row["seq"],
         lag=lag,
         lag_exact=lag_exact,
-        oldest_unhandled_s=_oldest_unhandled_s(store, row["id"], owed),
+        oldest_unhandled_s=await _oldest_unhandled_s(store, row["id"], owed),
         handled=row["handled"],
         failed_invocations=row["failed_invocations"],
         counts=StatusCounts(**counts),
         paused_until_ms=wall_ms(store, row["paused_until_ms"]),
         pause_reason=row["pause_reason"],
         owner=owner,
-        running=is_running(store, owner, row["lease_until_ms"]),
+        running=await is_running(store, owner, row["lease_until_ms"]),
         updated_ms=row["updated_ms"],
         removed_ms=row["removed_ms"],
     )
 
 
-def is_running(store: SqliteStore, owner: str | None, lease_until_ms: int) -> bool:
+async def is_running(store: SqlStore, owner: str | None, lease_until_ms: int) -> bool:
     """Whether a live worker has the lease."""
-    return owner is not None and lease_until_ms > store.store_ms() and store.place.is_alive(owner)
+    return owner is not None and lease_until_ms > store.store_ms() and await store.is_alive(owner)
 
 
-def lag_of(store: SqliteStore, handler_id: int, owed: Sequence[tuple[str, int]], distance: int) -> tuple[int, bool]:
+async def lag_of(store: SqlStore, handler_id: int, owed: Sequence[tuple[str, int]], distance: int) -> tuple[int, bool]:
     """How many events of the types in *owed*, each after a position, a handler has not taken.
 
     The second part is False when there are more than are counted; the first is then their upper bound,
@@ -217,17 +221,18 @@ def lag_of(store: SqliteStore, handler_id: int, owed: Sequence[tuple[str, int]],
     """
     lag = 0
     for type_, after_seq in owed:
-        fresh = store.read("count_fresh", (type_, after_seq, EXACT_LAG + 1))[0][0]
-        if fresh:
-            lag += store.read("count_owed", (type_, after_seq, handler_id))[0][0] if fresh <= EXACT_LAG else fresh
+        fresh = (await store.rows("count_fresh", (type_, after_seq, EXACT_LAG + 1)))[0][0]
+        if 0 < fresh <= EXACT_LAG:
+            fresh = (await store.rows("count_owed", (type_, after_seq, handler_id)))[0][0]
+        lag += fresh
         if lag > EXACT_LAG:
             return distance, False
     return lag, True
 
 
-def _oldest_unhandled_s(store: SqliteStore, handler_id: int, owed: Sequence[tuple[str, int]]) -> float | None:
+async def _oldest_unhandled_s(store: SqlStore, handler_id: int, owed: Sequence[tuple[str, int]]) -> float | None:
     """How long ago the oldest event was published that the handler has not handled, in seconds."""
-    times = [row[0] for row in store.read("oldest_open", (handler_id,))]
+    times = [row[0] for row in await store.rows("oldest_open", (handler_id,))]
     for type_, after_seq in owed:
-        times += [event.envelope.time_ms for event in store.read_owed(handler_id, [type_], after_seq, 1)]
+        times += [event.envelope.time_ms for event in await store.read_owed(handler_id, [type_], after_seq, 1)]
     return max(0, store.clock.now_ms() - min(times)) / 1000 if times else None

@@ -1,21 +1,19 @@
-"""Upkeep of a file: checkpoints, retention, forgetting what the code no longer has."""
+"""Upkeep of a store: retention, forgetting what the code no longer has."""
 
 from __future__ import annotations
 
-import sqlite3
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from antiphon.errors import AntiphonError, NotFound
 from antiphon.model.views import Forgotten
-from antiphon.store.sqlite import looking
-from antiphon.store.sqlite.effects import prune_effects
-from antiphon.store.sqlite.queries import query
-from antiphon.store.sqlite.unit import SqliteUnit
+from antiphon.store import looking
+from antiphon.store.effects import prune_effects
+from antiphon.store.units import SqlUnit
 
 if TYPE_CHECKING:
-    from antiphon.store.sqlite.store import SqliteStore
+    from antiphon.store.base import SqlStore
 
 # One large DELETE would hold the write lock for long; a thousand rows take some milliseconds.
 _CHUNK = 1_000
@@ -30,27 +28,16 @@ class Pruned(msgspec.Struct, frozen=True):
     upto_seq: int
 
 
-def checkpoint(connection: sqlite3.Connection, *, empty: bool = True) -> None:
-    """Copy the WAL into the database file, and have it written from its beginning again. The caller holds
-    the writer gate. The WAL file keeps its size unless it is to be made *empty*: a commit that overwrites
-    is synced in little more than half the time of one that appends.
-
-    With the gate held no other connection of ours writes or checkpoints, which is what the WAL-reset
-    race of older SQLite builds needs. A reader in the way only makes it incomplete; it is tried again.
-    """
-    connection.execute(f"PRAGMA wal_checkpoint({'TRUNCATE' if empty else 'RESTART'})").fetchall()
-
-
 # ---------------------------------------------------------------------- retention
 
 
-async def mark(store: SqliteStore) -> None:
+async def mark(store: SqlStore) -> None:
     """Note how far the log has come by now. What had come by a time is later told by these marks."""
     async with store.unit() as unit:
-        await unit.execute(query("put_mark"), (store.clock.now_ms(), store.head()))
+        await unit.execute(unit.query("put_mark"), (store.clock.now_ms(), await store.head()))
 
 
-async def prune(store: SqliteStore, before_ms: int) -> Pruned:
+async def prune(store: SqlStore, before_ms: int) -> Pruned:
     """Remove events that had come before *before_ms* (wall) and that nobody needs any more, in chunks.
 
     Kept is whatever a handler is owed and has not handled, whether it runs or not; any delivery that is not
@@ -59,18 +46,18 @@ async def prune(store: SqliteStore, before_ms: int) -> Pruned:
     told by the marks of this store, since its time is its producer's word.
     """
     await mark(store)
-    came_before = _came_before(store, before_ms)
-    limit = min(came_before, store.head() - 1, *(seq for (seq,) in store.read("sent")))
+    came_before = await _came_before(store, before_ms)
+    limit = min(came_before, await store.head() - 1, *(seq for (seq,) in await store.rows("sent")))
     removed = after = 0
     while after < limit:
-        end = store.read("window_end", (after, limit, _CHUNK))[0][0]
+        end = (await store.rows("window_end", (after, limit, _CHUNK)))[0][0]
         if end is None:
             break
         removed += await _prune_window(store, after, end)
         after = end
         await store.clock.sleep(0)
     async with store.unit() as unit:
-        await unit.execute(query("prune_marks"), (came_before,))
+        await unit.execute(unit.query("prune_marks"), (came_before,))
     await _prune_answers(store, before_ms)
     await _prune_redrives(store, before_ms)
     await _prune_runs(store, before_ms)
@@ -78,16 +65,16 @@ async def prune(store: SqliteStore, before_ms: int) -> Pruned:
     return Pruned(removed, max(limit, 0))
 
 
-def _came_before(store: SqliteStore, before_ms: int) -> int:
-    head = store.head()
+async def _came_before(store: SqlStore, before_ms: int) -> int:
+    head = await store.head()
     if before_ms >= store.clock.now_ms():
         return head
-    return int(store.read("mark_before", (before_ms, head))[0][0])
+    return int((await store.rows("mark_before", (before_ms, head)))[0][0])
 
 
-async def _prune_window(store: SqliteStore, after: int, end: int) -> int:
+async def _prune_window(store: SqlStore, after: int, end: int) -> int:
     """Remove what can go after *after*, up to *end*: at most a chunk."""
-    unneeded = f"antiphon_log AS l WHERE l.seq > ? AND l.seq <= ? AND {query('unneeded')}"
+    unneeded = f"antiphon_log AS l WHERE l.seq > ? AND l.seq <= ? AND {store.query('part_unneeded')}"
     # A look without the write lock first: what is kept for somebody is looked at again and again.
     if not (await store.fetch_all(f"SELECT EXISTS (SELECT 1 FROM {unneeded})", (after, end)))[0][0]:  # noqa: S608
         return 0
@@ -96,44 +83,44 @@ async def _prune_window(store: SqliteStore, after: int, end: int) -> int:
     for (handler_id,) in await store.fetch_all("SELECT id FROM antiphon_handlers"):
         async with store.unit() as unit:
             for name in ("prune_deliveries", "prune_attempts", "prune_progress"):
-                await unit.execute(query(name), (handler_id, after, end))
+                await unit.execute(unit.query(name), (handler_id, after, end))
     return removed
 
 
-async def _prune_answers(store: SqliteStore, before_ms: int) -> None:
+async def _prune_answers(store: SqlStore, before_ms: int) -> None:
     while True:
         async with store.unit() as unit:
-            if await unit.execute(query("prune_idempotency"), (before_ms, _CHUNK)) < _CHUNK:
+            if await unit.execute(unit.query("prune_idempotency"), (before_ms, _CHUNK)) < _CHUNK:
                 return
 
 
-async def _prune_runs(store: SqliteStore, before_ms: int) -> None:
+async def _prune_runs(store: SqlStore, before_ms: int) -> None:
     """Runs that have ended, with their journals, and what arrived for nobody."""
     removed = _CHUNK
     while removed == _CHUNK:
         async with store.unit() as unit:
-            await unit.execute(query("prune_journals"), (before_ms, _CHUNK))
-            removed = await unit.execute(query("prune_runs"), (before_ms, _CHUNK))
+            await unit.execute(unit.query("prune_journals"), (before_ms, _CHUNK))
+            removed = await unit.execute(unit.query("prune_runs"), (before_ms, _CHUNK))
     removed = _CHUNK
     while removed == _CHUNK:
         async with store.unit() as unit:
-            removed = await unit.execute(query("prune_inbox"), (before_ms, _CHUNK))
+            removed = await unit.execute(unit.query("prune_inbox"), (before_ms, _CHUNK))
 
 
-async def _prune_redrives(store: SqliteStore, before_ms: int) -> None:
-    for (redrive_id,) in store.read("old_redrives", (before_ms,)):
+async def _prune_redrives(store: SqlStore, before_ms: int) -> None:
+    for (redrive_id,) in await store.rows("old_redrives", (before_ms,)):
         removed = _CHUNK
         while removed == _CHUNK:
             async with store.unit() as unit:
-                removed = await unit.execute(query("prune_items"), (redrive_id, _CHUNK))
+                removed = await unit.execute(unit.query("prune_items"), (redrive_id, _CHUNK))
         async with store.unit() as unit:
-            await unit.execute(query("prune_redrive"), (redrive_id,))
+            await unit.execute(unit.query("prune_redrive"), (redrive_id,))
 
 
 # ---------------------------------------------------------------------- forgetting
 
 
-async def forget(store: SqliteStore, name: str) -> Forgotten:
+async def forget(store: SqlStore, name: str) -> Forgotten:
     """Forget a handler with all that it is owed.
 
     Its history goes first, in chunks, and the handler last: a crash leaves a handler to be forgotten again.
@@ -141,8 +128,8 @@ async def forget(store: SqliteStore, name: str) -> Forgotten:
     """
     status = next((status for status in await looking.subscribers(store) if status.handler == name), None)
     if status is None:
-        raise NotFound(f"there is no handler {name!r}", where=store.path.stem, mend="antiphon status lists them")
-    handler_id = store.read("handler_id", (name,))[0][0]
+        raise NotFound(f"there is no handler {name!r}", where=store.name, mend="antiphon status lists them")
+    handler_id = (await store.rows("handler_id", (name,)))[0][0]
     for table in _IDENTIFIED:
         removed = _CHUNK
         while removed >= _CHUNK:
@@ -159,12 +146,12 @@ async def forget(store: SqliteStore, name: str) -> Forgotten:
 
 _DELETE_SOME = (
     "DELETE FROM {table} WHERE handler_id = ?1 AND seq <="
-    " (SELECT max(seq) FROM (SELECT seq FROM {table} WHERE handler_id = ?1 ORDER BY seq LIMIT ?2))"
+    " (SELECT max(seq) FROM (SELECT seq FROM {table} WHERE handler_id = ?1 ORDER BY seq LIMIT ?2) AS some)"
 )
 
 
-async def _check_stopped(store: SqliteStore, unit: SqliteUnit, name: str) -> None:
+async def _check_stopped(store: SqlStore, unit: SqlUnit, name: str) -> None:
     rows = await unit.fetch_all("SELECT owner, lease_until_ms FROM antiphon_handlers WHERE name = ?", (name,))
     for owner, lease_until_ms in rows:
-        if looking.is_running(store, owner, lease_until_ms):
+        if await looking.is_running(store, owner, lease_until_ms):
             raise AntiphonError(f"it runs (in {owner})", where=name, mend="Stop the processes that run it")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 
-from antiphon.store.sqlite.store import SqliteStore
+from antiphon.store.base import SqlStore
 
 
 class FailureCounts:
     """Failed invocations since the first reading. Each reading looks at new attempts only."""
 
-    def __init__(self, store: SqliteStore) -> None:
+    def __init__(self, store: SqlStore) -> None:
         self._store = store
         self._upto: int | None = None
         self._counts: Counter[tuple[str, str]] = Counter()

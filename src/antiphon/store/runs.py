@@ -21,11 +21,11 @@ from antiphon.model.workflows import (
     shown,
 )
 from antiphon.ports import INTERNAL
-from antiphon.store.sqlite import workflows as rows
-from antiphon.store.sqlite.queries import query
+from antiphon.store import workflows as rows
+from antiphon.store.rows import end_of
 
 if TYPE_CHECKING:
-    from antiphon.store.sqlite.store import SqliteStore
+    from antiphon.store.base import SqlStore
 
 
 class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,7 +41,7 @@ class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
 class Runs:
     """Questions to, and acts on, the runs of one store."""
 
-    def __init__(self, store: SqliteStore) -> None:
+    def __init__(self, store: SqlStore) -> None:
         self._store = store
 
     async def find(self, where: RunFilter, *, limit: int = 100) -> list[RunView]:
@@ -56,14 +56,15 @@ class Runs:
     async def begun_by(self, events: Iterable[LoggedView]) -> list[RunView]:
         """The runs that *events* began, or moved on, with their journals."""
         ids = sorted({run_of(each) for each in events})
-        found = await self._fetch(f"{query('select_runs')} {query('of_ids')}", json.dumps(ids))
+        query = self._store.query
+        found = await self._store.fetch_all(f"{query('select_runs')} {query('part_of_ids')}", (json.dumps(ids),))
         return [shown(run, await rows.load_journal(self._fetch, run.nr)) for run in map(rows.as_run, found)]
 
     async def show(self, run_id: str) -> RunView:
         """The run of an id, or of the beginning of one, with its journal. Raises NotFound."""
         run = await self._run(run_id)
         view = shown(run, await rows.load_journal(self._fetch, run.nr))
-        dead = await self._fetch(query("dead_of_run"), run.workflow, run.order_key)
+        dead = await self._fetch("dead_of_run", run.workflow, run.order_key)
         return msgspec.structs.replace(view, dead_letters=tuple(row[0] for row in dead))
 
     async def act(
@@ -86,14 +87,14 @@ class Runs:
         return shown(run)
 
     async def _run(self, run_id: str) -> Run:
-        found = await self._fetch(query("runs_of_id"), run_id)
+        found = await self._fetch("runs_of_id", run_id, end_of(run_id))
         if not found:
-            raise NotFound(f"there is no run {run_id!r}", where=self._store.path.stem, mend="antiphon workflow ls")
+            raise NotFound(f"there is no run {run_id!r}", where=self._store.name, mend="antiphon workflow ls")
         if len(found) > 1 and found[0][0] != found[1][0] and found[0][0] != run_id:
-            raise NotFound(f"several runs begin with {run_id!r}", where=self._store.path.stem, mend="Give more of it")
+            raise NotFound(f"several runs begin with {run_id!r}", where=self._store.name, mend="Give more of it")
         run = await rows.load_run(self._fetch, found[0][0], found[0][1])
         if run is None:
-            raise NotFound(f"run {run_id!r} has just been removed", where=self._store.path.stem)
+            raise NotFound(f"run {run_id!r} has just been removed", where=self._store.name)
         return run
 
     async def _select(self, where: RunFilter, limit: int) -> list[Run]:
@@ -101,15 +102,16 @@ class Runs:
             ("workflow = ?", where.workflow),
             ("state = ?", where.state.value if where.state is not None else None),
             ("key = ?", where.key),
-            ("instr(CAST(user_state AS TEXT), ?) > 0", where.text),
+            (self._store.query("part_state_contains"), where.text),
         ]
         said = [(term, value) for term, value in terms if value is not None]
         conditions = [term for term, _ in said]
         if where.live:
             conditions.append("state IN ('RUNNING', 'WAITING', 'PAUSED', 'COMPENSATING', 'STUCK')")
-        sql = query("select_runs") + (f" WHERE {' AND '.join(conditions)}" if conditions else "")
-        found = await self._fetch(f"{sql} ORDER BY nr DESC LIMIT ?", *(value for _, value in said), limit)
+        sql = self._store.query("select_runs") + (f" WHERE {' AND '.join(conditions)}" if conditions else "")
+        parameters = (*(value for _, value in said), limit)
+        found = await self._store.fetch_all(f"{sql} ORDER BY nr DESC LIMIT ?", parameters)
         return [rows.as_run(row) for row in found]
 
-    async def _fetch(self, sql: str, *parameters: Any) -> Any:
-        return await self._store.fetch_all(sql, parameters)
+    async def _fetch(self, name: str, *parameters: Any) -> Any:
+        return await self._store.rows(name, parameters)

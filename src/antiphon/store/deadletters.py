@@ -23,11 +23,11 @@ from antiphon.model.views import (
     RedrivePlan,
 )
 from antiphon.ports import INTERNAL
-from antiphon.store.sqlite import redrives
-from antiphon.store.sqlite.looking import full_id, histories, view_of
-from antiphon.store.sqlite.queries import query
-from antiphon.store.sqlite.store import SqliteStore
-from antiphon.store.sqlite.unit import SqliteUnit, log_row
+from antiphon.store import redrives
+from antiphon.store.base import SqlStore
+from antiphon.store.looking import full_id, histories, view_of
+from antiphon.store.rows import end_of
+from antiphon.store.units import SqlUnit
 
 ALL = DeadLetterFilter()
 
@@ -45,7 +45,7 @@ class DeadLetters:
     event is dead for several.
     """
 
-    def __init__(self, store: SqliteStore, event_types: Mapping[str, EventType]) -> None:
+    def __init__(self, store: SqlStore, event_types: Mapping[str, EventType]) -> None:
         self.store = store
         self.event_types = event_types
 
@@ -53,25 +53,23 @@ class DeadLetters:
 
     async def list(self, where: DeadLetterFilter = ALL, *, limit: int = 100, offset: int = 0) -> list[DeadLetterView]:
         """Dead letters, the newest first."""
-        condition, parameters = _condition(where)
-        sql = f"{query('dead_letters')} AND {condition} ORDER BY d.updated_ms DESC, d.seq DESC LIMIT ? OFFSET ?"
+        condition, parameters = _condition(self.store, where)
+        sql = self.store.query("dead_letters")
+        sql += f" AND {condition} ORDER BY d.updated_ms DESC, d.seq DESC LIMIT ? OFFSET ?"
         return [self._view(row) for row in await self.store.fetch_all(sql, (*parameters, limit, offset))]
 
     async def groups(self, where: DeadLetterFilter = ALL, *, limit: int = 100) -> Sequence[DeadLetterGroup]:
         """The same by failure, the most frequent first."""
-        condition, parameters = _condition(where)
+        condition, parameters = _condition(self.store, where)
         rows = await self.store.fetch_all(
-            "SELECT failure, size, names, first_ms, last_ms,"  # noqa: S608
-            " (SELECT id FROM antiphon_log AS l WHERE l.seq = newest) AS example"
-            " FROM (SELECT coalesce(fingerprint, ? || ' ' || reason) AS failure, count(*) AS size,"
-            " json_group_array(DISTINCT name) AS names, min(updated_ms) AS first_ms, max(updated_ms) AS last_ms,"
-            f" max(seq) AS newest FROM ({query('dead_letters')} AND {condition}) GROUP BY failure)"
-            " ORDER BY size DESC, failure LIMIT ?",
-            (NO_FINGERPRINT, *parameters, limit),
+            self.store.query("part_dead_groups").format(
+                none=NO_FINGERPRINT, letters=f"{self.store.query('dead_letters')} AND {condition}"
+            ),
+            (*parameters, limit),
         )
         return [
             DeadLetterGroup(
-                store=self.store.path.stem,
+                store=self.store.name,
                 group=_group(failure),
                 label=_label(failure),
                 count=count,
@@ -86,26 +84,28 @@ class DeadLetters:
     async def show(self, event_id: str, handler: str | None = None) -> DeadLetterDetail:
         """All that is known of one, archived or not. Raises NotFound."""
         row = await self._one(event_id, handler)
-        event = (await self.store.fetch_all(f"{query('views')} WHERE seq = ?", (row["seq"],)))[0]
+        event = (await self.store.fetch_all(f"{self.store.query('views')} WHERE seq = ?", (row["seq"],)))[0]
+        past = await histories(self.store, [row["seq"]])
         return DeadLetterDetail(
             letter=self._view(row),
             event=view_of(self.store, event),
             label=_label(row["fingerprint"] or f"{NO_FINGERPRINT} {row['reason']}"),
             traceback=row["traceback"],
-            history=tuple(histories(self.store, [row["seq"]]).get((row["handler_id"], row["seq"]), ())),
+            history=tuple(past.get((row["handler_id"], row["seq"]), ())),
         )
 
     # ------------------------------------------------------------------ redriving
 
     async def plan(self, where: DeadLetterFilter = ALL) -> RedrivePlan:
         """What `redrive` would do (a dry run)."""
-        condition, parameters = _condition(where)
+        condition, parameters = _condition(self.store, where)
         rows = await self.store.fetch_all(
-            f"SELECT name, count(*) FROM ({query('dead_letters')} AND {condition}) GROUP BY name ORDER BY name",  # noqa: S608
+            f"SELECT name, count(*) FROM ({self.store.query('dead_letters')} AND {condition}) AS found"  # noqa: S608
+            " GROUP BY name ORDER BY name",
             parameters,
         )
         return RedrivePlan(
-            store=self.store.path.stem,
+            store=self.store.name,
             count=sum(count for _, count in rows),
             handlers=dict(map(tuple, rows)),
             groups=tuple(await self.groups(where)),
@@ -149,7 +149,7 @@ class DeadLetters:
         ):
             if not right:
                 raise AntiphonError(f"{name} must be {rule}", where="redrive")
-        condition, parameters = _condition(where)
+        condition, parameters = _condition(self.store, where)
         redrive_id = await redrives.submit(
             self.store,
             where,
@@ -170,12 +170,12 @@ class DeadLetters:
     async def job(self, job_id: str) -> RedriveJob:
         """One redrive, by its id or the unique beginning of it. Raises NotFound."""
         rows = await self.store.fetch_all(
-            "SELECT * FROM antiphon_redrives WHERE id >= ?1 AND id < ?1 || char(1114111) LIMIT 2", (job_id,)
+            "SELECT * FROM antiphon_redrives WHERE id >= ? AND id < ? LIMIT 2", (job_id, end_of(job_id))
         )
         if len(rows) != 1:
             raise NotFound(
                 f"{'several redrives begin' if rows else 'no redrive begins'} with {job_id!r}",
-                where=self.store.path.stem,
+                where=self.store.name,
                 mend="Name it by its id" if rows else "",
             )
         return await redrives.job_view(self.store, rows[0])
@@ -196,15 +196,14 @@ class DeadLetters:
         Raises NotFound, and InvalidEvent with field and reason; then nothing has changed.
         """
         row = await self._living(event_id, handler)
-        original = self.store.events_at([row["seq"]])[row["seq"]].envelope
+        original = (await self.store.events_at([row["seq"]]))[row["seq"]].envelope
         edited = self._edited(original, data)
         now = self.store.clock.now_ms()
         async with self.store.unit() as unit:
             await _check_bound(unit, row)
-            await unit.execute(query("append_for"), (*log_row(edited, INTERNAL), row["handler_id"]))
+            await unit.append_for(edited, INTERNAL, row["handler_id"])
             await _archive(unit, row, f"edited as {edited.id}", now, "edited", edited.id)
-            unit.wake((edited.type,))
-        found = await self.store.fetch_all(f"{query('views')} WHERE id = ?", (edited.id,))
+        found = await self.store.fetch_all(f"{self.store.query('views')} WHERE id = ?", (edited.id,))
         return view_of(self.store, found[0])
 
     def _edited(self, original: Envelope, data: bytes) -> Envelope:
@@ -241,9 +240,9 @@ class DeadLetters:
 
     async def archive(self, where: DeadLetterFilter, reason: str) -> int:
         """Archive all that match now; returns how many."""
-        condition, parameters = _condition(where)
+        condition, parameters = _condition(self.store, where)
         rows = await self.store.fetch_all(
-            f"SELECT handler_id, seq FROM ({query('dead_letters')} AND {condition})",  # noqa: S608
+            f"SELECT handler_id, seq FROM ({self.store.query('dead_letters')} AND {condition}) AS found",  # noqa: S608
             parameters,
         )
         archived = 0
@@ -259,7 +258,7 @@ class DeadLetters:
     async def _one(self, event_id: str, handler: str | None) -> Any:
         """The row of one dead letter, archived or not. Raises NotFound."""
         full = await full_id(self.store, event_id)
-        rows = await self.store.fetch_all(query("dead_letters_of"), (full,))
+        rows = await self.store.fetch_all(self.store.query("dead_letters_of"), (full,))
         chosen = [row for row in rows if handler in (None, row["name"])]
         if not chosen:
             who = f"for {handler}" if handler else "for any handler"
@@ -278,7 +277,7 @@ class DeadLetters:
 
     def _view(self, row: Any) -> DeadLetterView:
         return DeadLetterView(
-            store=self.store.path.stem,
+            store=self.store.name,
             event_id=row["id"],
             seq=row["seq"],
             type=row["type"],
@@ -299,21 +298,21 @@ class DeadLetters:
 
 
 async def _archive(
-    unit: SqliteUnit, row: Any, reason: str, now_ms: int, act: str = "archived", note: str | None = None
+    unit: SqlUnit, row: Any, reason: str, now_ms: int, act: str = "archived", note: str | None = None
 ) -> None:
     """Archive one. Raises AntiphonError if it is dead no more."""
     if not await _set_archived(unit, row, reason, now_ms, act, note or reason):
         raise _changed(row)
 
 
-async def _set_archived(unit: SqliteUnit, row: Any, reason: str, now_ms: int, act: str, note: str) -> int:
-    changed = await unit.execute(query("archive"), (reason, row["handler_id"], row["seq"]))
+async def _set_archived(unit: SqlUnit, row: Any, reason: str, now_ms: int, act: str, note: str) -> int:
+    changed = await unit.execute(unit.query("archive"), (reason, row["handler_id"], row["seq"]))
     if changed:
-        await unit.execute(query("put_act"), (row["handler_id"], row["seq"], act, note, now_ms))
+        await unit.execute(unit.query("put_act"), (row["handler_id"], row["seq"], act, note, now_ms))
     return changed
 
 
-async def _check_bound(unit: SqliteUnit, row: Any) -> None:
+async def _check_bound(unit: SqlUnit, row: Any) -> None:
     """Raise AntiphonError if the dead letter's handler would not take it any more."""
     bound = await unit.fetch_all(
         "SELECT 1 FROM antiphon_subscriptions WHERE handler_id = ? AND type = ?", (row["handler_id"], row["type"])
@@ -332,7 +331,7 @@ def _changed(row: Any) -> AntiphonError:
     )
 
 
-def _condition(where: DeadLetterFilter) -> Where:
+def _condition(store: SqlStore, where: DeadLetterFilter) -> Where:
     """*where* as a condition on the columns of the ``dead_letters`` block, and its parameters."""
     terms = [f"d.archived IS {'NOT ' if where.archived else ''}NULL"]
     parameters: list[Any] = []
@@ -349,11 +348,12 @@ def _condition(where: DeadLetterFilter) -> Where:
     if where.group == NO_FINGERPRINT:
         terms.append("d.fingerprint IS NULL")
     elif where.group is not None:
-        terms.append("d.fingerprint >= ? AND d.fingerprint < ? || char(1114111)")
-        parameters += [where.group, where.group]
+        terms.append("d.fingerprint >= ? AND d.fingerprint < ?")
+        parameters += [where.group, end_of(where.group)]
     if where.text is not None:
-        columns = ("d.message", "d.reason", "l.key", "l.id", "CAST(l.data AS TEXT)")
-        terms.append(f"({' OR '.join(f'instr(lower({column}), lower(?))' for column in columns)})")
+        columns = ("d.message", "d.reason", "l.key", "l.id", store.query("part_data_text"))
+        contains = store.query("part_contains")
+        terms.append(f"({' OR '.join(contains.format(text=column) for column in columns)})")
         parameters += [where.text] * len(columns)
     return " AND ".join(terms), parameters
 

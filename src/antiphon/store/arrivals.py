@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from antiphon.errors import StoreError
-from antiphon.store.sqlite.store import SqliteStore
+from antiphon.store.base import SqlStore
 
 _CHUNK = 1_000
 
@@ -14,10 +14,10 @@ _CHUNK = 1_000
 class Arrivals:
     """One look at what is new in a log, on behalf of all who watch it: a commit costs one query, not one each."""
 
-    def __init__(self, store: SqliteStore) -> None:
+    def __init__(self, store: SqlStore) -> None:
         self._store = store
         self._wakes: dict[str, dict[Callable[[], None], None]] = {}
-        self._seq = 0
+        self._seq: int | None = None
         self._forget: Callable[[], None] | None = None
         self._looking: asyncio.Task[None] | None = None
         self._rung = False
@@ -25,7 +25,7 @@ class Arrivals:
     def watch(self, correlation_id: str, wake: Callable[[], None]) -> Callable[[], None]:
         """Call *wake* when events of *correlation_id* have been committed, by any process; returns the undo."""
         if self._forget is None:
-            self._seq = self._store.head()
+            self._seq = None
             self._forget = self._store.listen((), self._ring)
         self._wakes.setdefault(correlation_id, {})[wake] = None
 
@@ -49,19 +49,27 @@ class Arrivals:
         try:
             while self._rung:
                 self._rung = False
-                self._rung |= await self._chunk()
+                if self._seq is None:
+                    # From where to look is known now; what has come before, those who watch look for themselves.
+                    self._seq = await self._store.head()
+                    self._wake_all()
+                else:
+                    self._rung |= await self._chunk(self._seq)
         except StoreError:
-            for wakes in self._wakes.values():  # who looks for itself is told what is wrong
-                for wake in wakes:
-                    wake()
+            self._wake_all()  # who looks for itself is told what is wrong
         finally:
             self._looking = None
 
-    async def _chunk(self) -> bool:
+    def _wake_all(self) -> None:
+        for wakes in list(self._wakes.values()):
+            for wake in list(wakes):
+                wake()
+
+    async def _chunk(self, after_seq: int) -> bool:
         """Wake for the next rows; whether there may be more."""
         rows = await self._store.fetch_all(
             "SELECT seq, coalesce(correlation_id, id) FROM antiphon_log WHERE seq > ? ORDER BY seq LIMIT ?",
-            (self._seq, _CHUNK),
+            (after_seq, _CHUNK),
         )
         for correlation_id in dict.fromkeys(correlation_id for _, correlation_id in rows):
             for wake in self._wakes.get(correlation_id, ()):

@@ -11,32 +11,31 @@ import msgspec
 from antiphon.model.views import DeadLetterFilter, RedriveJob
 from antiphon.policy.redriving import End, Look, Redrive, Send, Step, next_step
 from antiphon.ports import REDRIVE_SET
-from antiphon.store.sqlite.queries import query
-from antiphon.store.sqlite.unit import SqliteUnit
+from antiphon.store.units import SqlUnit
 
 if TYPE_CHECKING:
-    from antiphon.store.sqlite.store import SqliteStore
+    from antiphon.store.base import SqlStore
 
 # Outcomes that are noted in one transaction.
 _OUTCOMES = 1_000
 
 
-async def revive(unit: SqliteUnit, handler_id: int, seq: int, type_: str, store_ms: int, now_ms: int) -> bool:
+async def revive(unit: SqlUnit, handler_id: int, seq: int, type_: str, store_ms: int, now_ms: int) -> bool:
     """Make a dead letter an open delivery that is due now.
 
     False if it is dead no more, or archived, or its handler is not bound to its type any more.
 
     It takes its old place in the order of its key: before what is open and came later.
     """
-    if not await unit.execute(query("revive"), (store_ms, now_ms, handler_id, seq, type_)):
+    if not await unit.execute(unit.query("revive"), (store_ms, now_ms, handler_id, seq, type_)):
         return False
-    await unit.execute(query("put_act"), (handler_id, seq, "redriven", None, now_ms))
+    await unit.execute(unit.query("put_act"), (handler_id, seq, "redriven", None, now_ms))
     unit.wake((type_,))
     return True
 
 
 async def submit(
-    store: SqliteStore,
+    store: SqlStore,
     where: DeadLetterFilter,
     condition: str,
     parameters: Sequence[Any],
@@ -53,21 +52,22 @@ async def submit(
     state = "canary" if canary else "running"
     async with store.unit() as unit:
         row = (redrive_id, state, what, int(canary), rate, stop_share, stop_after, store.store_ms(), now, now)
-        await unit.execute(query("put_redrive"), row)
+        await unit.execute(unit.query("put_redrive"), row)
         total = await unit.execute(
             "INSERT INTO antiphon_redrive_items (redrive_id, seq, handler_id)"  # noqa: S608
-            f" SELECT ?, found.seq, found.handler_id FROM ({query('dead_letters')} AND {condition}) AS found",
+            f" SELECT ?, found.seq, found.handler_id FROM ({store.query('dead_letters')} AND {condition}) AS found",
             (redrive_id, *parameters),
         )
         await unit.execute(
-            "UPDATE antiphon_redrives SET total = ?1, waiting = ?1, state = iif(?1, state, 'done') WHERE id = ?2",
+            "UPDATE antiphon_redrives SET total = ?1, waiting = ?1,"
+            " state = CASE WHEN ?1 > 0 THEN state ELSE 'done' END WHERE id = ?2",
             (total, redrive_id),
         )
         unit.wake((REDRIVE_SET,))
     return redrive_id
 
 
-async def cancel(store: SqliteStore, redrive_id: str) -> bool:
+async def cancel(store: SqlStore, redrive_id: str) -> bool:
     """End a redrive that is under way; False if it is over."""
     async with store.unit() as unit:
         changed = await unit.execute(
@@ -78,15 +78,15 @@ async def cancel(store: SqliteStore, redrive_id: str) -> bool:
     return changed == 1
 
 
-async def advance(store: SqliteStore) -> int | None:
+async def advance(store: SqlStore) -> int | None:
     """Do what is due of all redrives; in how many milliseconds to look again (None: none is under way)."""
-    waits = [await _advance(store, row) for row in await store.fetch_all(query("redrives_under_way"))]
+    waits = [await _advance(store, row) for row in await store.fetch_all(store.query("redrives_under_way"))]
     return min((wait for wait in waits if wait is not None), default=None)
 
 
-async def _advance(store: SqliteStore, row: Any) -> int | None:
+async def _advance(store: SqlStore, row: Any) -> int | None:
     step = next_step(await _look(store, row), store.store_ms())
-    outcomes = store.read("redrive_outcomes", (row["id"], 1))
+    outcomes = await store.rows("redrive_outcomes", (row["id"], 1))
     if isinstance(step, Look) and step.state == row["state"] and not outcomes:
         return step.wait_ms  # nothing to write
     async with store.unit() as unit:
@@ -97,16 +97,16 @@ async def _advance(store: SqliteStore, row: Any) -> int | None:
         return await _step(store, unit, found[0])
 
 
-async def _step(store: SqliteStore, unit: SqliteUnit, row: Any) -> int | None:
+async def _step(store: SqlStore, unit: SqlUnit, row: Any) -> int | None:
     counts = Counter({name: int(row[name]) for name in ("waiting", "succeeded", "failed", "skipped")})
-    for seq, handler_id, dead in await unit.fetch_all(query("redrive_outcomes"), (row["id"], _OUTCOMES)):
+    for seq, handler_id, dead in await unit.fetch_all(unit.query("redrive_outcomes"), (row["id"], _OUTCOMES)):
         await _move(unit, row["id"], seq, handler_id, "failed" if dead else "succeeded", counts)
-    failing = (await unit.fetch_all(query("redrive_failing"), (row["id"],)))[0][0]
+    failing = (await unit.fetch_all(unit.query("redrive_failing"), (row["id"],)))[0][0]
     step = next_step(_redrive(row, counts, failing), store.store_ms())
     if isinstance(step, Send):
         counts["waiting"] -= await _send(store, unit, row["id"], step.count, counts)
     await unit.execute(
-        query("move_redrive"),
+        unit.query("move_redrive"),
         (
             step.state,
             step.reason if isinstance(step, End) else None,
@@ -119,9 +119,9 @@ async def _step(store: SqliteStore, unit: SqliteUnit, row: Any) -> int | None:
     return _wait(step)
 
 
-async def _send(store: SqliteStore, unit: SqliteUnit, redrive_id: str, count: int, counts: Counter[str]) -> int:
+async def _send(store: SqlStore, unit: SqlUnit, redrive_id: str, count: int, counts: Counter[str]) -> int:
     """Revive the next *count*; returns how many wait no more."""
-    rows = await unit.fetch_all(query("redrive_waiting"), (redrive_id, count))
+    rows = await unit.fetch_all(unit.query("redrive_waiting"), (redrive_id, count))
     now, store_ms = store.clock.now_ms(), store.store_ms()
     for seq, handler_id, type_ in rows:
         revived = type_ is not None and await revive(unit, handler_id, seq, type_, store_ms, now)
@@ -129,13 +129,15 @@ async def _send(store: SqliteStore, unit: SqliteUnit, redrive_id: str, count: in
     return len(rows)
 
 
-async def _move(unit: SqliteUnit, redrive_id: str, seq: int, handler_id: int, state: str, counts: Counter[str]) -> None:
-    await unit.execute(query("move_item"), (state, redrive_id, seq, handler_id))
+async def _move(unit: SqlUnit, redrive_id: str, seq: int, handler_id: int, state: str, counts: Counter[str]) -> None:
+    await unit.execute(unit.query("move_item"), (state, redrive_id, seq, handler_id))
     counts[state] += 1
 
 
-async def _look(store: SqliteStore, row: Any) -> Redrive:
-    failing = store.read("redrive_failing", (row["id"],))[0][0] if row["stop_share"] is not None else 0
+async def _look(store: SqlStore, row: Any) -> Redrive:
+    failing = 0
+    if row["stop_share"] is not None:
+        failing = (await store.rows("redrive_failing", (row["id"],)))[0][0]
     return _redrive(row, row, failing)
 
 
@@ -161,15 +163,15 @@ def _wait(step: Step) -> int | None:
     return 0 if isinstance(step, Send) else None
 
 
-async def job_view(store: SqliteStore, row: Any) -> RedriveJob:
+async def job_view(store: SqlStore, row: Any) -> RedriveJob:
     """A redrive as it is now; outcomes of one that was ended early are looked up."""
     waiting, succeeded, failed, skipped = (row[name] for name in ("waiting", "succeeded", "failed", "skipped"))
     known = row["total"] - waiting - succeeded - failed - skipped
     if known:
-        for _, _, dead in store.read("redrive_outcomes", (row["id"], known)):
+        for _, _, dead in await store.rows("redrive_outcomes", (row["id"], known)):
             failed, succeeded, known = failed + bool(dead), succeeded + (not dead), known - 1
     return RedriveJob(
-        store=store.path.stem,
+        store=store.name,
         id=row["id"],
         state=row["state"],
         reason=row["reason"],

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from antiphon.model.handlers import HandlerSpec
 from antiphon.ports import Lease
-from antiphon.store.sqlite.queries import query
-from antiphon.store.sqlite.unit import SqliteUnit
+from antiphon.store.units import SqlUnit
 
 if TYPE_CHECKING:
-    from antiphon.store.sqlite.store import SqliteStore
+    from antiphon.store.base import SqlStore
 
 #: A worker that does not renew its leases for this long has lost them.
 LEASE_MS = 15_000
@@ -23,7 +22,7 @@ SUSPECTS = 256
 
 
 async def register(
-    unit: SqliteUnit,
+    unit: SqlUnit,
     handlers: Sequence[HandlerSpec],
     elsewhere: Sequence[HandlerSpec],
     services: Iterable[str],
@@ -34,65 +33,62 @@ async def register(
     Of *elsewhere*, which other processes run, what is known already is left alone. *handlers* are all that
     *services* have: any other of theirs is noted as removed; what it is owed is kept until it is forgotten.
     """
-    head = (await unit.fetch_all(query("head")))[0][0]
+    head = (await unit.fetch_all(unit.query("head")))[0][0]
     for handler, is_here in [*((each, True) for each in handlers), *((each, False) for each in elsewhere)]:
         start = head if handler.start == "now" else 0
         await subscribe(unit, handler.name, handler.service, handler.type_names, start, now_ms, only_new=not is_here)
         if is_here:
-            await unit.execute(query("put_compensates"), (handler.compensates, handler.name))
+            await unit.execute(unit.query("put_compensates"), (handler.compensates, handler.name))
     complete = dict.fromkeys((*services, *(handler.service for handler in handlers)))
     await note_removed(unit, [handler.name for handler in handlers], complete, now_ms)
 
 
 async def subscribe(
-    unit: SqliteUnit, name: str, service: str, types: Sequence[str], start: int, now_ms: int, *, only_new: bool = False
+    unit: SqlUnit, name: str, service: str, types: Sequence[str], start: int, now_ms: int, *, only_new: bool = False
 ) -> None:
     """A handler is owed events of *types* from *start* on if it is new, of those added later from its cursor on."""
-    is_new = await unit.execute(query("put_handler"), (name, service, start, now_ms)) == 1
+    is_new = await unit.execute(unit.query("put_handler"), (name, service, start, now_ms)) == 1
     if only_new and not is_new:
         return
     found = await unit.fetch_all("SELECT id, seq FROM antiphon_handlers WHERE name = ?", (name,))
     handler_id, cursor = found[0]
     for type_ in types:
-        await unit.execute(query("put_subscription"), (handler_id, type_, start if is_new else cursor))
-    await unit.execute(
-        "DELETE FROM antiphon_subscriptions WHERE handler_id = ? AND type NOT IN (SELECT value FROM json_each(?))",
-        (handler_id, json.dumps(types)),
-    )
+        await unit.execute(unit.query("put_subscription"), (handler_id, type_, start if is_new else cursor))
+    await unit.execute(unit.query("end_subscriptions"), (handler_id, json.dumps(types)))
 
 
-async def note_removed(unit: SqliteUnit, names: Iterable[str], services: Iterable[str], now_ms: int) -> None:
+async def note_removed(unit: SqlUnit, names: Iterable[str], services: Iterable[str], now_ms: int) -> None:
     """Of *services*, these are all handlers: others are removed since now, these are not, or no more."""
-    await unit.execute(query("note_removed"), (json.dumps(list(names)), now_ms, json.dumps(list(services))))
+    await unit.execute(unit.query("note_removed"), (json.dumps(list(names)), now_ms, json.dumps(list(services))))
 
 
-async def acquire(store: SqliteStore, handler: str, owner: str) -> Lease | None:
+async def acquire(store: SqlStore, handler: str, owner: str) -> Lease | None:
     """Take the lease if it is free, expired, its owner is dead, or *owner* has it and could not release it."""
     found = await store.fetch_all("SELECT * FROM antiphon_handlers WHERE name = ?", (handler,))
-    if not found or not _is_free(store, found[0], owner):
+    if not found or not await _is_free(store, found[0], owner):
         return None
     async with store.unit() as unit:
         # Looked at again behind the gate: it may have been renewed or released meanwhile.
         row = (await unit.fetch_all("SELECT * FROM antiphon_handlers WHERE name = ?", (handler,)))[0]
-        if not _is_free(store, row, owner):
+        if not await _is_free(store, row, owner):
             return None
-        await unit.execute(query("take_lease"), (owner, store.store_ms() + LEASE_MS, handler))
+        await unit.execute(unit.query("take_lease"), (owner, store.store_ms() + LEASE_MS, handler))
         strikes, suspect_seq = row["strikes"], row["suspect_seq"]
         if row["owner"] == owner:
-            await unit.execute(query("release_running"), (store.store_ms(), store.clock.now_ms(), row["id"]))
+            await unit.execute(unit.query("release_running"), (store.store_ms(), store.clock.now_ms(), row["id"]))
         elif row["owner"] is not None:
             strikes, suspect_seq = await _blame(store, unit, row)
-            await unit.execute(query("suspect_handler"), (strikes, suspect_seq, row["id"]))
+            await unit.execute(unit.query("suspect_handler"), (strikes, suspect_seq, row["id"]))
     return Lease(handler, row["id"], owner, row["epoch"] + 1, row["seq"], suspect_seq)
 
 
-def _is_free(store: SqliteStore, row: Any, owner: str) -> bool:
+async def _is_free(store: SqlStore, row: Any, owner: str) -> bool:
     if row["owner"] is None or row["owner"] == owner or row["lease_until_ms"] <= store.store_ms():
         return True
-    return not store.place.is_alive(row["owner"])
+    return not await store.is_alive(row["owner"])
 
 
-async def _blame(store: SqliteStore, unit: SqliteUnit, row: Any) -> tuple[int, int]:
+async def _blame(store: SqlStore, unit: SqlUnit, row: Any) -> tuple[int, int]:
     """An owner died. Returns the strikes now, and up to where fresh events are suspects.
 
     Attempts that were recorded as running are suspects for certain; one that had run alone is to
@@ -100,15 +96,15 @@ async def _blame(store: SqliteStore, unit: SqliteUnit, row: Any) -> tuple[int, i
     it: a bystander must not be blamed for one pull of the plug.
     """
     handler_id, now = row["id"], store.clock.now_ms()
-    await unit.execute(query("record_crashes"), (now, handler_id))
-    running = await unit.execute(query("suspect_running"), (store.store_ms(), now, handler_id))
+    await unit.execute(unit.query("record_crashes"), (now, handler_id))
+    running = await unit.execute(unit.query("suspect_running"), (store.store_ms(), now, handler_id))
     types = await unit.fetch_all("SELECT type FROM antiphon_subscriptions WHERE handler_id = ?", (handler_id,))
-    fresh = store.read_owed(handler_id, [type_ for (type_,) in types], row["seq"], SUSPECTS)
-    due = store.read("due_deliveries", (handler_id, store.store_ms(), 1))
+    fresh = await store.read_owed(handler_id, [type_ for (type_,) in types], row["seq"], SUSPECTS)
+    due = await store.rows("due_deliveries", (handler_id, store.store_ms(), 1))
     if running or not (fresh or due):
         return row["strikes"], row["suspect_seq"]
     strikes = row["strikes"] + 1
     if strikes < STRIKES_TO_SUSPECT:
         return strikes, row["suspect_seq"]
-    await unit.execute(query("suspect_due"), (handler_id,))
+    await unit.execute(unit.query("suspect_due"), (handler_id,))
     return strikes, fresh[-1].seq if fresh else row["suspect_seq"]

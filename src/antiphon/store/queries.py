@@ -1,0 +1,43 @@
+"""Loads the named blocks of SQL: queries.sql (the runtime), workflows.sql (workflows), desk.sql (what people ask).
+
+What databases understand alike lies in this folder; what one of them says in its own way, in ``queries.sql`` of
+its own folder, whose blocks come before those of the same name here.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+
+_SHARED = ("queries.sql", "workflows.sql", "desk.sql")
+
+
+class Queries:
+    """The blocks for one database, whose folder is *package*."""
+
+    def __init__(self, package: str) -> None:
+        self._package = package
+        self._blocks: dict[str, str] = {}
+
+    def text(self, name: str) -> str:
+        """The text of a file of the database's own folder."""
+        return _text(self._package, name)
+
+    def blocks(self) -> dict[str, str]:
+        """All named blocks, without their comments."""
+        if not self._blocks:
+            for text in (*(_text(__package__, name) for name in _SHARED), self.text("queries.sql")):
+                for block in text.split("-- name: ")[1:]:
+                    name, _, body = block.partition("\n")
+                    lines = [line for line in body.strip().splitlines() if not line.startswith("--")]
+                    self._blocks[name.strip()] = "\n".join(lines)
+        return self._blocks
+
+    def query(self, name: str) -> str:
+        """The SQL of the block *name*. Raises KeyError if there is none."""
+        return self.blocks()[name]
+
+
+@cache
+def _text(package: str, name: str) -> str:
+    return resources.files(package).joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,84 @@
+"""Events as rows of the log, and rows of the log as events."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from antiphon.model.envelope import Envelope
+from antiphon.ports import LoggedEvent
+
+
+def log_row(envelope: Envelope, origin: int) -> tuple[Any, ...]:
+    """The columns of *envelope* in the log, in the order of the ``append`` block."""
+    correlation = envelope.correlation_id
+    return (
+        envelope.id,
+        envelope.type,
+        envelope.version,
+        envelope.key,
+        envelope.service,
+        envelope.time_ms,
+        None if correlation == envelope.id else correlation,
+        envelope.causation_id,
+        envelope.traceparent,
+        envelope.target,
+        envelope.request_id,
+        envelope.deadline_ms,
+        origin,
+        envelope.data,
+    )
+
+
+def is_plain(envelope: Envelope) -> bool:
+    """Whether *envelope* has nothing that only few have."""
+    return (
+        envelope.traceparent is None
+        and envelope.target is None
+        and envelope.request_id is None
+        and envelope.deadline_ms is None
+    )
+
+
+def plain_row(envelope: Envelope, origin: int) -> tuple[Any, ...]:
+    """The columns of a plain *envelope* in the log, in the order of the ``append_plain`` block."""
+    correlation = envelope.correlation_id
+    return (
+        envelope.id,
+        envelope.type,
+        envelope.version,
+        envelope.key,
+        envelope.service,
+        envelope.time_ms,
+        None if correlation == envelope.id else correlation,
+        envelope.causation_id,
+        origin,
+        envelope.data,
+    )
+
+
+def end_of(beginning: str) -> str:
+    """What comes after every text that begins with *beginning*."""
+    return f"{beginning}\U0010ffff"
+
+
+def logged(row: Sequence[Any]) -> LoggedEvent:
+    """A row of the log (the columns of the ``read_`` blocks) as a value."""
+    seq, event_id, type_, version, key, service, time_ms, correlation, causation, trace, *rest = row
+    target, request_id, deadline_ms, origin, data = rest
+    envelope = Envelope(
+        event_id,
+        type_,
+        version,
+        key,
+        service,
+        time_ms,
+        data,
+        correlation or event_id,
+        causation,
+        trace,
+        target,
+        request_id,
+        deadline_ms,
+    )
+    return LoggedEvent(seq, envelope, origin)
