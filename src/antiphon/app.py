@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Check = Callable[[Look], None]
 M = TypeVar("M", bound=Callable[[Any], Any])
-P = TypeVar("P", bound=Callable[[], Any])
+P = TypeVar("P", bound=Callable[..., Any])
 R = TypeVar("R")
 
 #: The runtime that is meant where an app runs several times in one process, as simulated ones do.
@@ -72,7 +72,7 @@ class App:
         #: What the simulator is told: what must hold, what comes in, who stands in for an address outside.
         self.invariants: list[InvariantSpec] = []
         self.traffics: list[TrafficSpec] = []
-        self.stand_ins: dict[tuple[str, int], Callable[[], BaseProtocol]] = {}
+        self.stand_ins: dict[tuple[str, int], Callable[..., BaseProtocol]] = {}
         if retention <= timedelta(0):
             raise DeclarationError(f"retention is {retention}; it must be more than zero", where=self._where)
         if max_payload < 1:
@@ -193,7 +193,11 @@ class App:
 
     def stand_in(self, host: str, port: int) -> Callable[[P], P]:
         """Tell the simulator who answers at an address outside: a function that makes an ``asyncio.Protocol``
-        for each connection (aiosmtpd's ``SMTP``, say). Nothing else outside can be reached in a simulation."""
+        for each connection (aiosmtpd's ``SMTP``, say). Nothing else outside can be reached in a simulation.
+
+        If the function takes an argument, that is a dict in which it remembers from one connection to the next; each
+        simulated world has one of its own, which invariants find as ``look.outside(host, port)``.
+        """
 
         def declare(make: P) -> P:
             self.stand_ins[host, port] = make

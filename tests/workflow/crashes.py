@@ -30,11 +30,14 @@ class Moment(NamedTuple):
     boot_ms: int
 
 
-async def moments(folder: Path, make: Callable[[], Service], play: Callable[[World], Awaitable[None]]) -> list[Moment]:
-    """Run the service through *play*; the moments between its commits."""
+Make = Callable[[], Service | tuple[Service, ...]]
+
+
+async def moments(folder: Path, make: Make, play: Callable[[World], Awaitable[None]]) -> list[Moment]:
+    """Run the services, on one store, through *play*; the moments between its commits."""
     found: list[Moment] = []
     seen: list[object] = []
-    async with running(folder / "first", make()) as world:
+    async with running(folder / "first", *_all(make)) as world:
         store = world.store
         committed = store.writer._committed
 
@@ -63,9 +66,14 @@ async def moments(folder: Path, make: Callable[[], Service], play: Callable[[Wor
 
 
 @asynccontextmanager
-async def after(moment: Moment, make: Callable[[], Service]) -> AsyncIterator[World]:
-    """The service, started on what a crash has left, at the time of the crash."""
+async def after(moment: Moment, make: Make) -> AsyncIterator[World]:
+    """The services, started on what a crash has left, at the time of the crash."""
     clock = VirtualClock(seed=1)  # ids of its own: an id is seen once
     await clock.jump((moment.boot_ms - clock.boot_ms()) / 1000)
-    async with running(moment.folder, make(), clock=clock) as world:
+    async with running(moment.folder, *_all(make), clock=clock) as world:
         yield world
+
+
+def _all(make: Make) -> tuple[Service, ...]:
+    made = make()
+    return made if isinstance(made, tuple) else (made,)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from antiphon import Command, Event, Refused, Reject, Service, Transaction, Workflow, WorkflowCancelled, seconds
+from antiphon import App, Command, Event, Refused, Reject, Service, Transaction, Workflow, WorkflowCancelled, seconds
 from antiphon.errors import DeclarationError
 from antiphon.runtime.workflow.undoing import replies_to
 from tests.runtime.kit import World, running
@@ -19,11 +19,11 @@ class Wanted(Event, key="id"):
     wait_s: int = 0
 
 
-class Kept(Event, key="id"):
+class Kept(Event):
     id: str
 
 
-class GivenBack(Event, key="id"):
+class GivenBack(Event):
     id: str
 
 
@@ -173,3 +173,55 @@ def test_an_event_undoes_nothing() -> None:
     """What nobody answers cannot be awaited; it is said where the request is made."""
     with pytest.raises(DeclarationError, match="GivenBack is no command"):
         replies_to(GivenBack("a"))
+
+
+class Told(Event, key="id"):
+    id: str
+
+
+class Answered(Event, key="other"):
+    other: str
+
+
+class Ask(Command[Answered], key="other", to="depot"):
+    other: str
+
+
+async def test_what_a_run_asks_after_an_event_of_another_process_belongs_to_the_run(tmp_path: Path) -> None:
+    """The event was found by the run's key; the answer to the next request, of another key, finds its way back."""
+    made, depot = Service("desk"), Service("depot")
+
+    @depot.on(Ask)
+    async def answer(asked: Ask) -> Answered:
+        return Answered(asked.other)
+
+    @made.workflow(awaits=(Told, Answered), publishes=(Ask,))
+    async def process(wanted: Wanted, wf: Workflow) -> Failed:
+        await wf.wait_for(Told)
+        return Failed(wanted.id, (await wf.request(Ask("b"), Answered)).other)
+
+    async with running(tmp_path, made, depot) as world:
+        (begun,) = await world.publish("desk", Wanted("a"))
+        await world.publish("desk", Told("a"))
+        assert (await standing(world))[0] == "COMPLETED"
+        assert await world.rows("SELECT correlation_id FROM antiphon_log WHERE type = 'Answered'") == [(begun,)]
+
+
+async def test_a_route_may_act_on_several_runs(tmp_path: Path) -> None:
+    """Each act belongs to the process of its run: what the run then asks for is answered to it."""
+    depot, service = Depot(), desk()
+
+    @service.post("/cancel")
+    async def cancel(tx: Transaction) -> dict[str, str]:
+        for key in ("a", "b"):
+            await service.workflows["process"].cancel(tx, "enough", key=key)
+        return {}
+
+    app = App(service, depot.service, name="wardrobe", own_stores=True)
+    async with app.test(data=tmp_path) as world:
+        for key in ("a", "b"):
+            await world.publish(Wanted(key, wait_s=60), service="desk")
+        await world.settle()
+        assert (await world.request("POST", "/cancel")).status_code == 200
+        await world.advance(seconds(5))
+        assert world.rows("desk", "SELECT state FROM antiphon_runs") == [("CANCELLED",)] * 2

@@ -78,6 +78,8 @@ _ROW = (
 )
 _FOR_EVER_S = 1e9
 _PATIENCE = minutes(10)
+#: What only code of users does: fail when its work is done, never end, reject.
+_OF_USERS = frozenset({"after", "hang", "reject"})
 
 
 class SimulatedFailure(Exception):
@@ -208,8 +210,10 @@ class Watcher:
             self._fates[what] = None if text is None else Fate.parse(text)
         self._calls[what] = self._calls.get(what, 0) + 1
         fate = self._fates[what]
-        over = fate is None or fate.is_over(spec, self._calls[what], healed=self._world.healed)
-        return attempt, None if fate is None or over else fate.kind
+        if fate is None or fate.is_over(spec, self._calls[what], healed=self._world.healed):
+            return attempt, None
+        # A turn of a workflow is the engine's own: it writes what no later error of a handler could undo by itself.
+        return attempt, "raise" if spec.workflow is not None and fate.kind in _OF_USERS else fate.kind
 
     def ends(self, attempt: Attempt, error: BaseException | None) -> None:
         """Note how the call ended."""

@@ -64,6 +64,7 @@ class Workflow:
         name: str,
         starts: type[Any] | tuple[type[Any], ...],
         resources: Mapping[str, Callable[..., Any] | type[Any]],
+        undo: Mapping[str, Callable[..., Any] | type[Any]] | None = None,
         key: str | Callable[[Any], Any] | None = None,
         input: Callable[[Any], Any] | None = None,
         publishes: tuple[type[Any], ...] = (),
@@ -73,10 +74,12 @@ class Workflow:
         """The state machine of a *definition* in the Amazon States Language; ``service.add`` lets a service carry it.
 
         *definition* is its JSON text, what is in it, or its file. *resources* gives for each resource that a Task names
-        the function that it calls, or the class of the event that it publishes. An event of *starts* begins a run of
-        the *key* that a field or a function of it gives (None: the event's own) on its data, or on what the function
-        *input* makes of it. The functions may publish the events in *publishes*. Several machines of one *name* differ
-        in *version*. Raises DeclarationError, naming the place, for what is wrong in the definition or not supported.
+        the function that it calls, the class of the event that it publishes, or that of the command that it sends and
+        whose answer it waits for; *undo* the function, or the command, that takes it back when a run is cancelled or
+        fails. An event of *starts* begins a run of the *key* that a field or a function of it gives (None: the event's
+        own) on its data, or on what the function *input* makes of it. The functions may publish the events in
+        *publishes*. Several machines of one *name* differ in *version*. Raises DeclarationError, naming the place, for
+        what is wrong in the definition or not supported.
         """
         from antiphon.runtime.workflow.machines import declared
 
@@ -85,6 +88,7 @@ class Workflow:
             name,
             resources,
             starts,
+            undo=undo or {},
             publishes=publishes,
             key=key,
             version=version,

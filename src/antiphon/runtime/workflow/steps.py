@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from datetime import timedelta
 from functools import lru_cache
 from typing import Any
@@ -130,12 +131,16 @@ async def leave(turn: Turn) -> None:
 
 
 def closure(fn: Callable[..., Any]) -> Mapping[str, Any]:
-    """The names that a function inside a function can mean in its annotations."""
+    """The names that a function inside a function can mean in its annotations; what is assigned later is no class."""
     plain = inspect.unwrap(fn)
     code, cells = getattr(plain, "__code__", None), getattr(plain, "__closure__", None)
     if code is None or not cells:
         return {}
-    return {name: cell.cell_contents for name, cell in zip(code.co_freevars, cells, strict=True)}
+    found: dict[str, Any] = {}
+    for name, cell in zip(code.co_freevars, cells, strict=True):
+        with suppress(ValueError):  # the cell is empty as yet
+            found[name] = cell.cell_contents
+    return found
 
 
 def _plain(value: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NoReturn
 
 import msgspec
@@ -97,6 +98,7 @@ class Turn:
         self.tx = tx
         self.clock: Clock = tx.publisher.clock
         self.journal = {record.position: record for record in records}
+        self._before = tuple(self.journal)
         self.root = Branch(frozen=rehearsal)
         self.visited: set[str] = set()
         self.undoable: list[Undoable | UndoableRequest] = []
@@ -203,6 +205,15 @@ class Turn:
         self._keep(record)
         envelope = self.advance_envelope(Advance(self.run.id), record.timer)
         self._timers.append(Timer(record.timer, due_ms, "store", None, envelope, INTERNAL))
+
+    @cached_property
+    def begun(self) -> frozenset[str]:
+        """The prefixes of the branches that have done something in an earlier turn."""
+        found: set[str] = set()
+        for position in self._before:
+            parts = position.split(".")
+            found.update(f"{'.'.join(parts[:end])}." for end in range(2, len(parts), 2))
+        return frozenset(found)
 
     # ------------------------------------------------------------------ waiting and stopping
 
