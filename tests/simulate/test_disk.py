@@ -181,7 +181,7 @@ def test_every_statement_is_a_point_and_says_what_it_does(rig: Made) -> None:
     machine.write(process, connection, 7, text="seven")
     machine.run(process, lambda: connection.execute("SELECT * FROM notes").fetchall())
     assert [record.name for record in machine.effects.records] == ["begin", "write", "commit", "committed", "read"]
-    assert described(machine.effects.records[1].detail) == "INSERT INTO notes VALUES (?, ?) [(7, 'seven')]"
+    assert described("write", machine.effects.records[1].detail) == "INSERT INTO notes VALUES (?, ?) [(7, 'seven')]"
 
 
 @given(st.binary(max_size=4 * SECTOR), st.binary(max_size=4 * SECTOR), st.integers(0, 1000))

@@ -20,6 +20,7 @@ _DIGEST = 8
 _FULL = 2
 _WRITES = frozenset({"INSERT", "UPDATE", "DELETE", "REPLACE", "CREATE", "DROP", "ALTER"})
 _MARKS = frozenset({"SAVEPOINT", "RELEASE", "ROLLBACK"})
+_OF_STATEMENTS = frozenset({"begin", "checkpoint", "commit", "mark", "read", "write"})
 
 
 class _Statement(NamedTuple):
@@ -61,8 +62,10 @@ def _values(parameters: Any) -> bytes:
         return repr(parameters).encode()
 
 
-def described(detail: bytes) -> str:
-    """A statement's point in words: its text and its values."""
+def described(name: str, detail: bytes) -> str:
+    """What a point was about, in words: of a statement its text and its values."""
+    if name not in _OF_STATEMENTS:
+        return detail.decode(errors="replace")
     text = " ".join(_TEXTS.get(detail[:_DIGEST], "").split())
     values = detail[_DIGEST:]
     if not values:

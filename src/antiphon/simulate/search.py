@@ -26,6 +26,8 @@ from antiphon.simulate.world import Run
 NOT_DETERMINISTIC = "G0 deterministic"
 _SHRINKING_RUNS = 120
 _AT_ONCE = 64
+#: So many characters of a point are shown before and after the place where two runs part.
+_SHOWN = 80
 
 Progress = Callable[[int, int], None]
 
@@ -183,13 +185,14 @@ class Search:
             (at for at, pair in enumerate(zip(one.records, two.records, strict=False)) if pair[0] != pair[1]),
             min(len(one.records), len(two.records)),
         )
-        parted = [_described(run.records, at) for run in (one, two)]
         reports = "".join(f"; {report}" for report in [*one.reports, *two.reports][:3])
-        if parted[0] == parted[1]:
+        if at == len(one.records) == len(two.records):
             return f"two runs pass the same points, and leave different data{reports}"
-        return (
-            f"two runs part at point {at + 1}: {parted[0]}, and {parted[1]}; {self._at_work(one.records, at)}{reports}"
-        )
+        parted = _described(one.records, at), _described(two.records, at)
+        start = next((n for n, pair in enumerate(zip(*parted, strict=False)) if pair[0] != pair[1]), 0)
+        shown = [text[max(0, start - _SHOWN) : start + _SHOWN] for text in parted]
+        place = self._at_work(one.records, at)
+        return f"two runs part at point {at + 1}: the one does {shown[0]!r}, the other {shown[1]!r}; {place}{reports}"
 
     def _at_work(self, records: Sequence[Record], at: int) -> str:
         """The handler that the process which parts there had called last."""
@@ -216,7 +219,8 @@ class Search:
             tried = await self._runner.run(msgspec.structs.replace(job, schedule=schedule, events=events), 0)
             if names.isdisjoint(violation.name for violation in tried.violations):
                 return False
-            found.schedule, found.events, found.shrunk = schedule, events, True
+            # Without the others a fault may strike a little later than was said: what struck is what is told.
+            found.schedule, found.events, found.shrunk = str(tried.schedule), events, True
             found.violations, found.timeline = tried.violations, tried.timeline
             return True
 
@@ -242,4 +246,4 @@ def _described(records: Sequence[Record], at: int) -> str:
     if at >= len(records):
         return "the end"
     record = Record(*records[at])
-    return f"{record.process or 'the world'} does {record.name!r} {bytes(record.detail)[:80]!r}"
+    return f"{record.process or 'the world'} {record.name} {bytes(record.detail).decode()}"
