@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
@@ -20,6 +21,7 @@ import msgspec
 from antiphon.errors import AmbiguousEffect, DeclarationError, InvalidEvent, NotAnnotated, Reject
 from antiphon.model.events import event_type_of
 from antiphon.model.handlers import HandlerSpec, ParameterKind, ServiceSpec
+from antiphon.model.retry import Retry, minutes
 from antiphon.simulate.calling import WatchedEffects
 from antiphon.simulate.ledger import Attempt, Ledger
 from antiphon.simulate.process import PROCESS, Killed, Process
@@ -100,6 +102,7 @@ _FOR_EVER_S = 1e9
 #: A step of a workflow fails so often at most; its policy may have patience for days.
 _CALLS_OF_A_STEP = 3
 _REFUSED = (Reject, InvalidEvent, NotAnnotated, AmbiguousEffect)
+_PATIENCE = minutes(10)
 #: What only code of users does: fail when its work is done, never end, reject.
 _OF_USERS = frozenset({"after", "hang", "reject"})
 
@@ -120,11 +123,31 @@ class Fate(msgspec.Struct):
         kind, _, calls = text.partition("*")
         return cls(kind, int(calls or 99))
 
+    def is_over(self, spec: HandlerSpec, calls: int, *, healed: bool) -> bool:
+        """Whether it has done its *calls*. When the faults of a world are over it goes on only if the handler's
+        own policy gives up soon: nobody waits a day for a dead letter."""
+        return calls > self.calls or (healed and _longest_wait(spec.retry) > _PATIENCE)
+
+
+def _longest_wait(retry: Retry) -> timedelta:
+    """How long at most it takes until *retry* gives up, as far as its delays go."""
+    total, delay = timedelta(0), retry.first
+    for _ in range(retry.attempts - 1):
+        total += min(delay, retry.cap)
+        delay = min(delay * retry.factor, retry.cap)
+        if total >= retry.max_age:
+            return retry.max_age
+    return total
+
 
 class Surroundings(Protocol):
     """What an observed handler needs to know of the world that it runs in."""
 
     ledger: Ledger
+
+    @property
+    def healed(self) -> bool:
+        """Whether faults are over."""
 
     def owner(self) -> str:
         """The owner of the leases of the process that runs now."""
@@ -145,6 +168,11 @@ class Here:
     def __init__(self, world: World) -> None:
         self._world = world
         self.ledger = world.ledger
+
+    @property
+    def healed(self) -> bool:
+        """Whether faults are over."""
+        return self._world.healed
 
     @staticmethod
     def _process() -> Process:
@@ -215,7 +243,7 @@ class Watcher:
             self._fates[what] = None if text is None else Fate.parse(text)
         self._calls[what] = self._calls.get(what, 0) + 1
         fate = self._fates[what]
-        if fate is None or self._calls[what] > fate.calls:
+        if fate is None or fate.is_over(spec, self._calls[what], healed=self._world.healed):
             return attempt, None
         # A turn of a workflow is the engine's own: it writes what no later error of a handler could undo by itself.
         return attempt, "raise" if spec.workflow is not None and fate.kind in _OF_USERS else fate.kind
