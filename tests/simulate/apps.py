@@ -29,8 +29,8 @@ from antiphon.store.base import SqlStore
 from antiphon.store.desk import Desk
 
 QUICK = Retry(attempts=3, first=seconds(1))
-#: The last attempt comes after retention has looked at the log once or more.
-SLOW = Retry(attempts=3, first=minutes(8), factor=1.0, cap=minutes(8), jitter=False)
+#: The second attempt comes after retention has looked at the log.
+SLOW = Retry(attempts=2, first=minutes(15), cap=minutes(15), jitter=False)
 #: A sum that nobody pays.
 TOO_DEAR = 5
 

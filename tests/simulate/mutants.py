@@ -55,7 +55,7 @@ MOST_SEEDS = 1_000
 #: Virtual seconds after the last fault in which a world of these applications has long come to rest.
 _REST_WITHIN_S = 900.0
 #: One that turns in circles is, too.
-_MOST_STEPS = 400_000
+_MOST_STEPS = 150_000
 
 Patch = pytest.MonkeyPatch
 
@@ -197,7 +197,7 @@ _BUS = trial(events=10, drop=20.0, duplicate=20.0)
 _PROCESSES = trial("processes", 10)
 _FAILING_PROCESSES = trial("processes", 10, rest_s=7_200.0, handler=20.0)
 _LETTERS = trial("letters", 10, crash=8.0)
-_SLOW = trial("slow", 6, rest_s=7_200.0, handler=60.0)
+_SLOW = trial("slow", 6, rest_s=3_000.0, handler=60.0)
 
 
 # ---------------------------------------------------------------------- G1: what is published is there for ever

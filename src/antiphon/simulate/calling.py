@@ -36,7 +36,7 @@ class WatchedEffects:
         not_done: tuple[type[Exception], ...] = (),
     ) -> T:
         """See `Effects.once`."""
-        calls = self._ledger.calls[*self._what, f"{self._place}{name}"]
+        calls = self._ledger.calls.get((*self._what, f"{self._place}{name}"), [])
         # A call that began while another attempt was under way could not know of it.
         may_repeat = idempotent or not any(call.may_be_done for call in calls)
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import msgspec
 
-from antiphon.errors import AmbiguousEffect, DeclarationError, InvalidEvent, NotAnnotated, Reject
+from antiphon.errors import DeclarationError, InvalidEvent, NotAnnotated, Reject
 from antiphon.model.events import event_type_of
 from antiphon.model.handlers import HandlerSpec, ParameterKind, ServiceSpec
 from antiphon.model.retry import Retry, minutes
@@ -101,7 +101,6 @@ _ROW = (
 _FOR_EVER_S = 1e9
 #: A step of a workflow fails so often at most; its policy may have patience for days.
 _CALLS_OF_A_STEP = 3
-_REFUSED = (Reject, InvalidEvent, NotAnnotated, AmbiguousEffect)
 _PATIENCE = minutes(10)
 #: What only code of users does: fail when its work is done, never end, reject.
 _OF_USERS = frozenset({"after", "hang", "reject"})
@@ -274,7 +273,7 @@ class Watcher:
         ledger = self._world.ledger
         if error is None:
             ledger.ends(attempt, "returned")
-        elif isinstance(error, _REFUSED):
+        elif isinstance(error, Reject | InvalidEvent | NotAnnotated):
             ledger.ends(attempt, "rejected", str(error))
         elif isinstance(error, asyncio.CancelledError):
             ledger.ends(attempt, "cancelled")

@@ -604,6 +604,12 @@ def _is_a_workflows(seen: Evidence, service: str, event_id: str) -> bool:
     return event is not None and event.type in seen.of_workflows.get(service, ())
 
 
+def _is_parked(seen: Evidence, spec: HandlerSpec, event: Logged) -> bool:
+    """Whether nobody knows what became of something that a handler has called for an event."""
+    states = seen.history.of_service[spec.service].effect_states_now()
+    return any(what[:2] == (spec.name, event.id) and state == EffectState.AMBIGUOUS for what, state in states.items())
+
+
 def _was_redriven(seen: Evidence, effect: Effect) -> bool:
     """Whether it took effect because somebody gave a dead letter another chance."""
     store = seen.history.of_service[seen.handlers[effect.handler].service]
@@ -677,6 +683,8 @@ def _innocence(seen: Evidence, spec: HandlerSpec, event: Logged, status: str, fa
     retry = spec.retry
     if event.deadline_ms is not None and spec.compensates is None:
         return None  # it may have been too late, by a wall clock that may have been wrong
+    if spec.has_effects and _is_parked(seen, spec, event):
+        return None
     if failed >= retry.attempts or crashed >= retry.crashes:
         return None
     if not outcomes["raised"] + outcomes["cancelled"]:
