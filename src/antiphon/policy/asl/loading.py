@@ -514,15 +514,14 @@ class _StateReader:
 
     def _rule(self, rule: Mapping[str, Any], at: Parts, is_first: bool) -> choices.Condition:
         """A rule, or one of the rules that it is made of."""
-        around = {"Comment", *(("Next", "Assign") if is_first else ())}
-        words = rule.keys() - around - {"Variable"}
+        words = rule.keys() - {"Comment", "Variable", "Next", "Assign"}
         if len(words) != 1:
             self._report(at, f"a rule has one operator; this has {', '.join(sorted(words)) or 'none'}")
             return lambda _: False
         (word,) = words
         if not is_first and rule.keys() & {"Next", "Assign"}:
             self._report(at, "only the outermost rule has Next and Assign")
-        if word in ("And", "Or", "Not"):
+        if word in _COMBINERS:
             return self._combined(word, rule, at)
         variable = self._read((*at, "Variable"), _variable, rule.get("Variable"))
         compared = self._compared(word, rule[word], (*at, word))
@@ -538,7 +537,7 @@ class _StateReader:
         value = rule[word]
         if "Variable" in rule:
             self._report((*at, "Variable"), f"{word} has none")
-        if len(at) > 2 * _DEEPEST:
+        if sum(part in _COMBINERS for part in at) >= _DEEPEST:
             self._report(at, f"rules are nested deeper than {_DEEPEST} levels")
             return lambda _: False
         if word == "Not":
@@ -674,6 +673,7 @@ class _StateReader:
         return default if default is not None else least
 
 
+_COMBINERS = ("And", "Or", "Not")
 _WAIT_FIELDS = ("Seconds", "SecondsPath", "Timestamp", "TimestampPath")
 _RETRIER_FIELDS = frozenset(
     {"ErrorEquals", "IntervalSeconds", "MaxAttempts", "BackoffRate", "MaxDelaySeconds", "JitterStrategy", "Comment"}
