@@ -189,6 +189,7 @@ def machine_spec(machine: StateMachine, service: str, where: str) -> WorkflowSpe
         version=machine.version,
         retry=Retry(),
         source=where,
+        is_machine=True,
     )
 
 

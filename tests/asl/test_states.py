@@ -609,3 +609,25 @@ async def test_a_loop_that_never_waits_comes_to_an_end(tmp_path: Path, monkeypat
         await world.clock.rest()
         assert await ended(world) == failed("States.Runtime: it has entered more than 1,200 states")
         assert await world.rows("SELECT name FROM antiphon_journal") == [("pause",)] * 2
+
+
+async def test_what_a_failed_branch_has_cut_short_is_not_missed_later(tmp_path: Path) -> None:
+    """Its records, of branches within branches too, are answered in every later turn."""
+    waits = {"StartAt": "W", "States": {"W": {"Type": "Wait", "SecondsPath": "$", "End": True}}}
+    parallel = {
+        "Type": "Parallel",
+        "Branches": [
+            {"StartAt": "Soon", "States": {"Soon": {"Type": "Wait", "Seconds": 5, "Next": "F"}, "F": {"Type": "Fail"}}},
+            {
+                "StartAt": "M",
+                "States": {"M": {"Type": "Map", "ItemsPath": "$.items", "ItemProcessor": waits, "End": True}},
+            },
+        ],
+        "Catch": [{"ErrorEquals": ["States.ALL"], "Next": "Later"}],
+        "Next": "Later",
+    }
+    later = {"Type": "Wait", "Seconds": 10, "Next": "E"}
+    definition = states("P", states={"P": parallel, "Later": later, "E": {"Type": "Succeed"}})
+    async with begun(tmp_path, definition, {"items": [2, 100, 3]}) as world:
+        await world.clock.advance(16)
+        assert await ended(world) == done({"Error": "", "Cause": ""})

@@ -128,10 +128,13 @@ class Turn:
 
     # ------------------------------------------------------------------ the journal
 
-    def find(self, kind: Kind, name: str, position: str | None = None) -> tuple[str, Record | None]:
+    def find(
+        self, kind: Kind, name: str, position: str | None = None, *, holds_others: bool = False
+    ) -> tuple[str, Record | None]:
         """The place of the next call, and its record if it was called before.
 
-        Raises Parked if the record is of another call, or if there is none and nothing may be done.
+        Raises Parked if the record is of another call, or if there is none and nothing may be done. One that
+        *holds_others* may have begun without a record of its own.
         """
         branch = BRANCH.get()
         if branch.parked or self.stuck is not None:
@@ -146,7 +149,7 @@ class Turn:
             position = branch.step()
         record = self.journal.get(position)
         if record is None:
-            if branch.frozen:
+            if branch.frozen and not holds_others:
                 self.park_branch()
             return position, None
         self.visited.add(position)
