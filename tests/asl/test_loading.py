@@ -200,7 +200,7 @@ def test_a_hostile_definition_is_refused(definition: Any, reason: str) -> None:
 def test_what_is_right_is_read() -> None:
     """Nested as deeply as allowed, and with most of what there is."""
     assert len(list(load(nested(12)).walk())) == 13
-    assert load(BIG).resources == ("x",)
+    assert [task.resource for task in load(BIG).tasks] == ["x"]
 
 
 _PLACES = st.integers(0, 10_000)

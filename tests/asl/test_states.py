@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from antiphon import Event, Heartbeat, StateFailed, Transaction
+from antiphon import Effects, Event, Heartbeat, StateFailed, Transaction
 from antiphon.runtime.workflow import machines
 from tests.asl.kit import Begun, Ended, begun, carrying, ended, machine_of, note, noted, only, outcome, skipping, states
 from tests.runtime.kit import running
@@ -296,6 +296,46 @@ async def test_a_heartbeat_keeps_a_task_alive(tmp_path: Path) -> None:
         steps.put_nowait(False)
         await world.clock.rest()
         assert await ended(world) == done("done")
+
+
+@pytest.mark.parametrize(
+    ("task", "output"),
+    [
+        ({"Parameters": {"FunctionName": "arn:of:note", "Payload.$": "$.p"}}, {"StatusCode": 200, "Payload": 7}),
+        ({"Arguments": {"FunctionName": "{% $states.input.f %}"}, **JSONATA}, {"StatusCode": 200, "Payload": {}}),
+        (
+            {"Parameters": {"FunctionName.$": "$.p"}, "Catch": [{"ErrorEquals": ["States.ALL"], "Next": "E"}]},
+            {"Error": "Lambda.ResourceNotFoundException", "Cause": "there is no function 7"},
+        ),
+    ],
+)
+async def test_the_function_can_be_named_in_the_input(tmp_path: Path, task: dict[str, Any], output: Any) -> None:
+    """As the service's own integration of Lambda has it, with its result around the function's."""
+    state = {"Type": "Task", "Resource": "arn:aws:states:::lambda:invoke", "Next": "E", **task}
+    definition = states("S", states={"S": state, "E": {"Type": "Succeed"}})
+    got = await outcome(tmp_path, definition, {"p": 7, "f": "arn:of:note"}, {"arn:of:note": note})
+    got.output.pop("ExecutedVersion", None)
+    assert got == done(output)
+
+
+async def test_a_task_calls_the_outside_once(tmp_path: Path) -> None:
+    """A function with `Effects`: its call is recorded, and a retry of the task does not repeat it."""
+    calls: list[str] = []
+    failures = [RuntimeError("after the call")]
+
+    async def pay(_: Any, effects: Effects) -> str:
+        async def call(key: str) -> str:
+            calls.append(key)
+            return "paid"
+
+        said: str = await effects.once("pay", call, effects.key("pay"))
+        if failures:
+            raise failures.pop()
+        return said
+
+    task = {"Type": "Task", "Resource": "pay", "Retry": [{"ErrorEquals": ["RuntimeError"]}]}
+    assert await outcome(tmp_path, only(task), {}, {"pay": pay}) == done("paid")
+    assert len(calls) == 1
 
 
 async def test_an_error_of_a_function_has_its_class_for_a_name(tmp_path: Path) -> None:

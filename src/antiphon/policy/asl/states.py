@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from antiphon.policy.asl import handling, quantities, rules
+from antiphon.policy.asl import expressions, handling, quantities, rules
 from antiphon.policy.asl.fields import Fields, Problems, variable
 from antiphon.policy.asl.machine import (
     Choice,
@@ -31,6 +31,8 @@ from antiphon.policy.asl.templates import Parts
 ReadBranch = Callable[[Any, Parts], Machine | None]
 
 _TOKEN = ".waitForTaskToken"
+#: Calls the function that its input names.
+_INVOKE = "arn:aws:states:::lambda:invoke"
 _WAIT_FIELDS = ("Seconds", "SecondsPath", "Timestamp", "TimestampPath")
 _INNER_FIELDS = ("Branches", "ItemProcessor", "Iterator", "Comment")
 _COMMON = {"Type", "Comment", "QueryLanguage"}
@@ -173,9 +175,15 @@ class StateReader(Fields):
         most, beat = self.value.get("TimeoutSeconds", 60), self.value.get("HeartbeatSeconds", 0)
         if isinstance(most, int) and isinstance(beat, int) and beat >= most:
             self.report(("HeartbeatSeconds",), "it has to be less than TimeoutSeconds (60 if that is not said)")
+        field = "Arguments" if self.jsonata else "Parameters"
+        given = self.value.get(field)
+        function = given.get("FunctionName") if isinstance(given, dict) else None
+        is_plain = isinstance(function, str) and expressions.enclosed(function) is None
         return Task(
-            flow=self._flow(merges=True, takes="Arguments" if self.jsonata else "Parameters"),
+            flow=self._flow(merges=True, takes=field),
             resource=str(resource),
+            invokes=str(resource).removesuffix(_TOKEN) == _INVOKE,
+            function=function if is_plain else None,
             has_token=str(resource).endswith(_TOKEN),
             timeout=timeout,
             heartbeat=heartbeat,

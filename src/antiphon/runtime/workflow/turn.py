@@ -46,14 +46,19 @@ class Branch:
         #: The step that runs in it.
         self.busy: str | None = None
 
-    def step(self) -> str:
+    @property
+    def next(self) -> str:
         """The position of the next call."""
+        return f"{self.prefix}{self.count + 1}"
+
+    def step(self) -> str:
+        """Go on to the next call; its position."""
         self.count += 1
         return f"{self.prefix}{self.count}"
 
     def goes_on_in(self, journal: Container[str]) -> bool:
         """Whether the next call was recorded before."""
-        return f"{self.prefix}{self.count + 1}" in journal
+        return self.next in journal
 
 
 #: The branch whose call runs. Branches of a gather may run in tasks of their own.
