@@ -29,7 +29,7 @@ def test_the_examples_keep_every_promise_in_all_their_worlds(example: str, seeds
     assert (code, figures["violations"]) == (0, 0), told
     assert (figures["seeds"], figures["events"], figures["runs"]) == (seeds, events * seeds, 2 * seeds)
     assert figures["crashes"] > seeds / 2
-    assert figures["times_real_time"] == round(figures["virtual_seconds"] / figures["cpu_seconds"])
+    assert figures["times_real_time"] == pytest.approx(figures["virtual_seconds"] / figures["cpu_seconds"], abs=2)
     assert figures["points_per_cpu_second"] > 1_000
     assert {"crash", "power", "stall", "late", "clock", "handler raise"} <= set(figures["faults_by_kind"])
     assert "reports" not in figures
