@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from antiphon.service import Service
 from antiphon.store.sqlite.writer import Group
@@ -24,17 +24,20 @@ _STANDING = """SELECT count(*) FROM antiphon_log UNION ALL SELECT total(rev) FRO
 
 
 class Moment(NamedTuple):
-    """What a crash leaves: the folder, and how many milliseconds the machine had been up."""
+    """What a crash leaves: the folder, how many milliseconds the machine had been up, and the world outside."""
 
     folder: Path
     boot_ms: int
+    outside: Any
 
 
 Make = Callable[[], Service | tuple[Service, ...]]
 
 
-async def moments(folder: Path, make: Make, play: Callable[[World], Awaitable[None]]) -> list[Moment]:
-    """Run the services, on one store, through *play*; the moments between its commits."""
+async def moments(
+    folder: Path, make: Make, play: Callable[[World], Awaitable[None]], outside: Callable[[], Any] = lambda: None
+) -> list[Moment]:
+    """Run the services, on one store, through *play*; the moments between its commits, with what *outside* says."""
     found: list[Moment] = []
     seen: list[object] = []
     async with running(folder / "first", *_all(make)) as world:
@@ -55,7 +58,7 @@ async def moments(folder: Path, make: Make, play: Callable[[World], Awaitable[No
                 source.backup(target)
             source.close()
             target.close()
-            found.append(Moment(copy, world.clock.boot_ms()))
+            found.append(Moment(copy, world.clock.boot_ms(), outside()))
 
         store.writer._committed = keep
         try:

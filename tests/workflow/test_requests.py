@@ -6,9 +6,23 @@ from pathlib import Path
 
 import pytest
 
-from antiphon import App, Command, Event, Refused, Reject, Service, Transaction, Workflow, WorkflowCancelled, seconds
+from antiphon import (
+    App,
+    Command,
+    Delivery,
+    Event,
+    Refused,
+    Reject,
+    Service,
+    Transaction,
+    WaitTimedOut,
+    Workflow,
+    WorkflowCancelled,
+    seconds,
+)
 from antiphon.errors import DeclarationError
 from antiphon.runtime.workflow.undoing import replies_to
+from antiphon.testing.clock import VirtualClock
 from tests.runtime.kit import World, running
 
 pytestmark = pytest.mark.anyio
@@ -173,6 +187,65 @@ def test_an_event_undoes_nothing() -> None:
     """What nobody answers cannot be awaited; it is said where the request is made."""
     with pytest.raises(DeclarationError, match="GivenBack is no command"):
         replies_to(GivenBack("a"))
+
+
+@pytest.mark.parametrize("own_stores", [True, False])
+async def test_a_request_that_is_answered_too_late_is_told_so(tmp_path: Path, own_stores: bool) -> None:
+    """Its time-out stands in the request table, the reply that comes later is there and marked; nobody takes it."""
+    slow = Service("depot")
+    asker = Service("desk")
+    heard: list[str] = []
+
+    @slow.on(Keep, GiveBack)
+    async def serve(asked: Keep | GiveBack, delivery: Delivery) -> Kept | GivenBack | None:
+        heard.append(delivery.envelope.id)
+        return None
+
+    @slow.on(Failed)
+    async def answer(late: Failed, tx: Transaction) -> Kept:
+        await tx.reply(heard[0], Kept(late.id))
+        return Kept(late.id)
+
+    @asker.workflow(awaits=(Kept,), publishes=(Keep,))
+    async def process(wanted: Wanted, wf: Workflow) -> Failed:
+        try:
+            await wf.request(Keep(wanted.id, "hat"), Kept, timeout=seconds(5))
+        except WaitTimedOut as error:
+            return Failed(wanted.id, str(error))
+        return Failed(wanted.id, "none")
+
+    async with running(tmp_path, asker, slow, own_stores=own_stores) as world:
+        await world.publish("desk", Wanted("a"))
+        await world.clock.advance(4)
+        requests = "SELECT STATUS, DEADLINE_DTTM IS NOT NULL FROM antiphon_requests"
+        assert await world.rows(requests) == [("WAITING", 1)]
+        await world.clock.advance(20)
+        assert await world.rows(requests) == [("TIMED_OUT", 1)]
+        responses = await world.rows("SELECT MESSAGE_TYPE, STATUS, LATE FROM antiphon_responses ORDER BY CREATED_DTTM")
+        assert responses == [("antiphon.timed-out", "TIMED_OUT", 0), ("Kept", "ANSWERED", 1)]
+        assert await world.rows("SELECT state FROM antiphon_runs") == [("COMPLETED",)]
+
+
+async def test_a_request_past_its_time_is_not_started(tmp_path: Path) -> None:
+    """The time-out of a workflow's request is the deadline of the command, as that of any request is."""
+    asker, depot = Service("desk"), Depot()
+
+    @asker.workflow(awaits=(Kept,), publishes=(Keep,))
+    async def process(wanted: Wanted, wf: Workflow) -> Failed:
+        try:
+            await wf.request(Keep(wanted.id, "hat"), Kept, timeout=seconds(5))
+        except WaitTimedOut:
+            return Failed(wanted.id, "late")
+        return Failed(wanted.id, "none")
+
+    clock = VirtualClock()
+    async with running(tmp_path, asker, depot.service, own_stores=True, clock=clock, only=["desk"]) as world:
+        await world.publish("desk", Wanted("a"))
+        await clock.advance(6)
+    async with running(tmp_path, asker, depot.service, own_stores=True, clock=clock) as world:
+        await clock.advance(6)
+        assert depot.done == []
+        assert await world.rows("SELECT STATUS FROM antiphon_requests") == [("TIMED_OUT",)]
 
 
 class Told(Event, key="id"):
