@@ -76,6 +76,7 @@ class SimFile:
         made = connect(self.path, read_only=read_only, factory=SimConnection)
         assert isinstance(made, SimConnection)
         made.read_only = read_only
+        made.create_function("sim_task", 0, _running_task)
         return made
 
     def lose_power(self, database: bytes, wal: bytes) -> None:
@@ -196,6 +197,12 @@ class SimPlace:
     def wal_bytes(self) -> int:
         """The size of the write-ahead log."""
         return os.stat(self._file.wal_name).st_size  # noqa: PTH116  asked after every commit, and a Path takes longer
+
+
+def _running_task() -> str:
+    """The name of the task that runs a statement: triggers tell by it who does something."""
+    task = asyncio.current_task()
+    return task.get_name() if task is not None else ""
 
 
 class _Queue:
