@@ -15,7 +15,7 @@ from antiphon.ports import LoggedEvent, Unreadable
 _READ_AHEAD = 1_024
 _CANCEL_AGAIN_S = 0.05
 #: How long a server may take to answer.
-PATIENCE_S = 10.0
+PATIENCE_S = 5.0
 AGAIN = "It is tried again once a second"
 
 
@@ -37,6 +37,7 @@ class Feed:
         self._wake = wake
         self._room = asyncio.Event()
         self._moved = asyncio.Event()
+        self._error: BaseException | None = None
         self._filling = asyncio.ensure_future(fill(self))
         self._filling.add_done_callback(self._broke)
 
@@ -74,9 +75,14 @@ class Feed:
     @property
     def error(self) -> BaseException | None:
         """Why it reads no more; None while it does."""
-        if not self._filling.done() or self._filling.cancelled():
-            return None
+        if self._error is not None or not self._filling.done() or self._filling.cancelled():
+            return self._error
         return self._filling.exception()
+
+    def fail(self, error: BaseException) -> None:
+        """Read no more, because of *error*."""
+        self._error = error
+        self._filling.cancel()
 
     async def close(self) -> None:
         """Read no more."""

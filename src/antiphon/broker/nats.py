@@ -18,7 +18,7 @@ from nats.aio.msg import Msg
 from nats.js import JetStreamContext, api
 from nats.js.errors import KeyNotFoundError, NoKeysError
 
-from antiphon.broker.feed import PATIENCE_S, Feed, Feeds
+from antiphon.broker.feed import AGAIN, PATIENCE_S, Feed, Feeds
 from antiphon.broker.naming import quoted, shown
 from antiphon.errors import BusError, InvalidEvent
 from antiphon.model.envelope import Envelope
@@ -63,6 +63,7 @@ class NatsBus(Feeds):
                 reconnect_time_wait=0.5,
                 connect_timeout=PATIENCE_S,
                 error_cb=_nothing,
+                disconnected_cb=self._lost,
             )
 
     async def close(self) -> None:
@@ -149,6 +150,11 @@ class NatsBus(Feeds):
         if self._client is None:
             raise BusError("it is not connected", where=self._where)
         return self._client.jetstream(timeout=PATIENCE_S)
+
+    async def _lost(self) -> None:
+        """What was on its way to a feed is lost with the connection; the feed is made anew from its position."""
+        for feed in self._feeds.values():
+            feed.fail(BusError("the connection was lost", where=self._where, mend=AGAIN))
 
     @property
     def _largest(self) -> int:
