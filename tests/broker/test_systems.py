@@ -12,15 +12,16 @@ import pytest
 
 from antiphon.demo.audit import audit
 from antiphon.demo.chance import Chance
+from antiphon.testing.conformance.engines import Engine, named_bus
+from examples.enrollment import app as enrollment
 from examples.flight_booking import app
 from examples.flight_booking.demo import subject
-from tests.broker.engines import ENGINES, Engine, app_of
+from tests.broker.engines import on_each, required
 from tests.broker.proxy import line_to
 from tests.broker.servers import server_of
 from tests.examples.kit import in_a_process_each, in_one_process, mail_server, shown
 
 pytestmark = pytest.mark.anyio
-on_each = pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.name)
 
 BOOKINGS, CUTS = 60, 3
 Step = Callable[[], Awaitable[None]]
@@ -29,9 +30,9 @@ Step = Callable[[], Awaitable[None]]
 @pytest.fixture
 async def url(engine: Engine, tmp_path: Path) -> AsyncIterator[str]:
     """A bus on the engine that is nobody else's."""
-    name = app_of(tmp_path)
-    yield f"{engine.require()}?name={name}"
-    await engine.remove(engine.url, name)
+    at = await required(engine)
+    async with named_bus(at, {*app.services, *enrollment.services}) as url:
+        yield url
 
 
 @on_each

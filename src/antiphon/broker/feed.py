@@ -102,7 +102,7 @@ def type_of(event: LoggedEvent) -> str:
 
 
 class Feeds:
-    """The receiving half of a bus (``ports.Bus``) at a server, which errors call *where*."""
+    """What all buses (``ports.Bus``) at a server have in common: above all, receiving. Errors call it *where*."""
 
     def __init__(self, where: str) -> None:
         self._where = where
@@ -133,6 +133,10 @@ class Feeds:
             self._wakes.pop(token, None)
 
         return undo
+
+    async def destroy(self, receivers: Iterable[str]) -> None:
+        """Remove the bus of these receivers from its server, with all that it holds. Raises BusError."""
+        raise NotImplementedError
 
     async def _fill(self, feed: Feed) -> None:
         """Put what comes into *feed*, from its position on, until it is cancelled or the connection breaks."""

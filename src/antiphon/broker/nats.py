@@ -9,14 +9,15 @@ what a sender repeats within two minutes, the inbox whatever is repeated later.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 
 import nats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext, api
-from nats.js.errors import KeyNotFoundError, NoKeysError
+from nats.js.errors import KeyNotFoundError, NoKeysError, NotFoundError
 
 from antiphon.broker.feed import AGAIN, PATIENCE_S, Feed, Feeds
 from antiphon.broker.naming import quoted, shown
@@ -138,6 +139,14 @@ class NatsBus(Feeds):
                 else:
                     high = middle
             await js.purge_stream(self._stream, seq=low)
+
+    async def destroy(self, receivers: Iterable[str]) -> None:
+        """Remove the stream, and all that it holds. Raises BusError."""
+        js = self._js()
+        async with self._translated("cannot be removed", nats.errors.Error):
+            for remove in (js.delete_stream, js.delete_key_value):
+                with suppress(NotFoundError):
+                    await remove(self._stream)
 
     # ------------------------------------------------------------------ inside
 
