@@ -31,6 +31,8 @@ class Attempt(msgspec.Struct, frozen=True, gc=False):
     retry: Retry
     timeout: timedelta | None = None
     named: Mapping[str, Any] = {}
+    #: Whose recorded calls to the outside are meant; None: those of the step's own position.
+    calls_of: str | None = None
 
 
 async def carry_out(turn: Turn, wanted: Attempt, position: str, record: Record | None) -> Record:
@@ -40,7 +42,8 @@ async def carry_out(turn: Turn, wanted: Attempt, position: str, record: Record |
     while record is None or record.mark is Mark.RETRY:
         if record is not None and (branch.frozen or (record.due_ms or 0) > turn.now_ms):
             turn.park(record)
-        if wanted.kind is Kind.STEP and (late := turn.too_late()) is not None:
+        late = turn.too_late() if turn.deadline_ms is not None and wanted.kind is Kind.STEP else None
+        if late is not None:
             record = record or turn.add(position, wanted.kind, wanted.name, Mark.RETRY)
             return turn.change(record, Mark.FAILED, error_type=DeadlinePassed.__name__, error=late)
         branch.busy = wanted.name
@@ -48,7 +51,7 @@ async def carry_out(turn: Turn, wanted: Attempt, position: str, record: Record |
             await leave(turn)
         tx = turn.tx if turn.tx.attached else Transaction(turn.tx.store, turn.tx.publisher, turn.tx.cause)
         if step.has_effects and turn.tx.lease is not None:
-            tx.effects = Effects(turn.clock, turn.tx.lease, turn.run.id, tx, f"{position}.")
+            tx.effects = Effects(turn.clock, turn.tx.lease, turn.run.id, tx, f"{wanted.calls_of or position}.")
         try:
             result, rest = begin(step, wanted.args, wanted.named, tx, turn.clock)
             if rest is not None:

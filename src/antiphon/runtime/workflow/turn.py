@@ -46,14 +46,19 @@ class Branch:
         #: The step that runs in it.
         self.busy: str | None = None
 
-    def step(self) -> str:
+    @property
+    def next(self) -> str:
         """The position of the next call."""
+        return f"{self.prefix}{self.count + 1}"
+
+    def step(self) -> str:
+        """Go on to the next call; its position."""
         self.count += 1
         return f"{self.prefix}{self.count}"
 
     def goes_on_in(self, journal: Container[str]) -> bool:
         """Whether the next call was recorded before."""
-        return f"{self.prefix}{self.count + 1}" in journal
+        return self.next in journal
 
 
 #: The branch whose call runs. Branches of a gather may run in tasks of their own.
@@ -138,10 +143,13 @@ class Turn:
 
     # ------------------------------------------------------------------ the journal
 
-    def find(self, kind: Kind, name: str, position: str | None = None) -> tuple[str, Record | None]:
+    def find(
+        self, kind: Kind, name: str, position: str | None = None, *, holds_others: bool = False
+    ) -> tuple[str, Record | None]:
         """The place of the next call, and its record if it was called before.
 
-        Raises Parked if the record is of another call, or if there is none and nothing may be done.
+        Raises Parked if the record is of another call, or if there is none and nothing may be done. One that
+        *holds_others* may have begun without a record of its own.
         """
         branch = BRANCH.get()
         if branch.parked or self.stuck is not None:
@@ -156,7 +164,7 @@ class Turn:
             position = branch.step()
         record = self.journal.get(position)
         if record is None:
-            if branch.frozen:
+            if branch.frozen and not holds_others:
                 self.park_branch()
             return position, None
         self.visited.add(position)
@@ -208,7 +216,7 @@ class Turn:
 
     def too_late(self) -> str | None:
         """Why no step may be begun; None while one may. What undoes is owed, however late, and so is what follows."""
-        if self._is_undoing or self.deadline_ms is None:
+        if self.deadline_ms is None or self._is_undoing:
             return None
         late_ms = self.clock.now_ms() - self.deadline_ms
         return None if late_ms <= 0 else f"the run's deadline passed {span(late_ms)} before it could be started"
@@ -268,9 +276,11 @@ class Turn:
     def publish(self, event: object, within: timedelta | None = None) -> Envelope:
         """Publish *event* with what the turn writes, with a deadline if *within*. Raises InvalidEvent, NotAnnotated."""
         self.tx.publish(event, within=within)
-        (published,) = self._timely([self.tx.outgoing.pop()])
-        self._outgoing.append(published)
-        return published[0]
+        published = [self.tx.outgoing.pop()]
+        if self.deadline_ms is not None:
+            published = self._timely(published)
+        self._outgoing += published
+        return published[0][0]
 
     def _timely(self, published: list[tuple[Envelope, int]]) -> list[tuple[Envelope, int]]:
         """What is published with the run's deadline, unless it has an earlier one. An answer has none."""
@@ -296,7 +306,9 @@ class Turn:
 
     def collect(self, tx: Transaction) -> None:
         """A step that used *tx* is complete: what it published goes with what the turn writes."""
-        self._outgoing += self._timely(tx.mark())
+        published = tx.mark()
+        if published:
+            self._outgoing += self._timely(published)
 
     # ------------------------------------------------------------------ writing
 
