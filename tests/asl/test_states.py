@@ -199,6 +199,36 @@ async def test_a_wait_is_a_timer(tmp_path: Path, state: dict[str, Any], given: A
         assert await ended(world) == done(given)
 
 
+async def test_what_is_new_each_time_is_recorded(tmp_path: Path) -> None:
+    """When a state was entered, chance and UUIDs are the same when the run is answered from its journal."""
+    asking = {"t.$": "$$.State.EnteredTime", "u.$": "States.UUID()", "r.$": "States.MathRandom(0, 1000000)"}
+    jsonata = {"t": "{% $states.context.State.EnteredTime %}", "all": "{% $states.context %}", "r": "{% $random() %}"}
+    definition = states(
+        "Path",
+        states={
+            "Path": {"Type": "Pass", "Parameters": asking, "ResultPath": "$.path", "Next": "W1"},
+            "W1": {"Type": "Wait", "Seconds": 10, "Next": "Jsonata"},
+            "Jsonata": {
+                "Type": "Pass",
+                **JSONATA,
+                "Output": {"path": "{% $states.input.path %}", **jsonata},
+                "Next": "N",
+            },
+            "N": {"Type": "Task", "Resource": "note", "ResultPath": None, "Next": "W2"},
+            "W2": {"Type": "Wait", "Seconds": 10, "End": True},
+        },
+    )
+    async with begun(tmp_path, definition, {}) as world:
+        await world.clock.advance(11)
+        (first,) = await noted(world)
+        await world.clock.advance(11)
+        got = await ended(world)
+        assert got == done(first)
+        assert got.output["path"]["t"] == "2026-01-01T00:00:00.000Z"
+        assert got.output["t"] == got.output["all"]["State"]["EnteredTime"] == "2026-01-01T00:00:10.000Z"
+        assert got.output["all"]["Execution"]["Name"] == "a"
+
+
 # ---------------------------------------------------------------------- Task
 
 

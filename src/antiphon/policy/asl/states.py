@@ -31,6 +31,8 @@ from antiphon.policy.asl.templates import Parts
 ReadBranch = Callable[[Any, Parts], Machine | None]
 
 _TOKEN = ".waitForTaskToken"
+#: A placeholder of a template language may stand for a resource, as any other name.
+_OPEN_PLACEHOLDER = re.compile(r"\$\{[^}]*$")
 #: Calls the function that its input names.
 _INVOKE = "arn:aws:states:::lambda:invoke"
 _WAIT_FIELDS = ("Seconds", "SecondsPath", "Timestamp", "TimestampPath")
@@ -168,8 +170,8 @@ class StateReader(Fields):
 
     def _task(self, common: dict[str, Any]) -> State:
         resource = self.value.get("Resource")
-        if not isinstance(resource, str) or not resource or "${" in resource:
-            self.report(("Resource",), f"it is {resource!r}; it has to name a resource, all placeholders filled in")
+        if not isinstance(resource, str) or not resource or _OPEN_PLACEHOLDER.search(resource):
+            self.report(("Resource",), f"it is {resource!r}; it has to name a resource")
         timeout = self.quantity("TimeoutSeconds", quantities.SECONDS)
         heartbeat = self.quantity("HeartbeatSeconds", quantities.SECONDS)
         most, beat = self.value.get("TimeoutSeconds", 60), self.value.get("HeartbeatSeconds", 0)
