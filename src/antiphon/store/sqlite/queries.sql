@@ -218,3 +218,11 @@ instr(CAST(user_state AS TEXT), ?) > 0
 -- name: part_of_ids
 -- Runs of a JSON list of ids.
 WHERE id IN (SELECT value FROM json_each(?)) ORDER BY nr
+
+-- name: take_turn
+-- A handler, which nobody else changes until the transaction ends.
+SELECT * FROM antiphon_handlers WHERE name = ?
+
+-- name: take_redrive
+-- A redrive, which nobody else moves on until the transaction ends.
+SELECT * FROM antiphon_redrives WHERE id = ?
