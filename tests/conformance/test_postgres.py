@@ -8,7 +8,7 @@ import pytest
 
 from antiphon.ports import Bus, Clock, Store
 from antiphon.testing.conformance import BUS_CHECKS, STORE_CHECKS, BusCheck, MakeBus, MakeStore, StoreCheck
-from tests.conformance.postgres import Server, database, name_of
+from tests.store.postgres import Server, database, name_of
 
 pytestmark = pytest.mark.anyio
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import psycopg
 from psycopg import AsyncConnection
 from psycopg.pq import TransactionStatus
 
@@ -36,8 +37,9 @@ class Pool:
         try:
             while self._idle:
                 connection = self._idle.pop()
-                if not connection.closed:
+                if _answers(connection):
                     return connection
+                await connection.close()
             return await connect(self._where)
         except BaseException:
             self._free.release()
@@ -57,3 +59,12 @@ class Pool:
         self._closed = True
         while self._idle:
             await self._idle.pop().close()
+
+
+def _answers(connection: AsyncConnection) -> bool:
+    """Whether the server has not ended it meanwhile: it says so on the connection, which nobody has read."""
+    try:
+        connection.pgconn.consume_input()
+    except psycopg.OperationalError:
+        return False
+    return not connection.closed

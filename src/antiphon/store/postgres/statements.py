@@ -21,7 +21,7 @@ _NUL = "\ufdd0"
 
 @lru_cache(maxsize=4096)
 def numbered(sql: str) -> bytes:
-    """*sql*, encoded, with ``$1``, ``$2`` ... for its marks ``?`` and ``?1``; an operator that is one is doubled: ``??``."""
+    """*sql*, encoded, with ``$1``, ``$2`` ... for its marks ``?`` and ``?1``; for an operator ``?`` say ``??``."""
     count = 0
 
     def replace(found: re.Match[str]) -> str:

@@ -71,13 +71,12 @@ class PostgresStore(SqlStore):
     async def open(self) -> None:
         """Make or bring up to date the schema, and connect. Raises StoreError."""
         self._units, self._readers = Pool(self.address, UNITS), Pool(self.address, READERS)
-        async with self._units.connection() as connection:
-            with translated(self.address):
-                await migrate(connection, self.address, self._tables)
-        await self._listener.open()
         try:
-            await self._glance()
-            self._head = (await self.rows("glance"))[0][1]
+            async with self._units.connection() as connection:
+                with translated(self.address):
+                    await migrate(connection, self.address, self._tables)
+            await self._listener.open()
+            self._head = await self._glance()
         except BaseException:
             await self._disconnect()
             raise
@@ -91,9 +90,12 @@ class PostgresStore(SqlStore):
         await asyncio.gather(*self._commits, return_exceptions=True)
         if self._ringing is not None:
             await asyncio.gather(self._ringing, return_exceptions=True)
-        async with self._units.connection() as connection:
-            with translated(self.address):
-                await connection.execute(b"DELETE FROM antiphon_workers WHERE owner = $1", (self.owner,))
+        try:
+            async with self._units.connection() as connection:
+                with translated(self.address):
+                    await connection.execute(b"DELETE FROM antiphon_workers WHERE owner = $1", (self.owner,))
+        except StoreError as error:
+            log.warning("%s: it could not say good-bye: %s", self.name, error)
         await self._disconnect()
 
     async def _disconnect(self) -> None:
