@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 DEMO_READY := $(VENV)/.ready-demo
 DEV_READY := $(VENV)/.ready-dev
 SOURCES := pyproject.toml requirements.lock
+PEERS := benchmarks/peers
 ifeq ($(realpath $(BIN)/python),)
 # No interpreter, or one that has gone since: whatever the stamps say, nothing is ready.
 .PHONY: $(DEMO_READY) $(DEV_READY)
@@ -18,7 +19,7 @@ PYTHONS := $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python3.14)
 INSTALL := $(BIN)/python -m pip install -qq --no-input --disable-pip-version-check --use-pep517 -c requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types bench soak lock clean
+.PHONY: help setup demo test lint types bench peers soak lock clean
 .DELETE_ON_ERROR:
 
 help: ## list the verbs
@@ -43,12 +44,17 @@ types: $(DEV_READY) ## mypy, and pyright on the public API
 bench: $(DEMO_READY) ## measure this machine (ARGS="--json")
 	@exec $(BIN)/antiphon bench $(ARGS)
 
+peers: $(DEMO_READY) ## measure beside Celery, FastStream and others (ARGS="--quick")
+	@exec $(BIN)/python -m benchmarks.peers $(ARGS)
+
 soak: $(DEV_READY) ## the long tests, bounded
 	@$(BIN)/python -m pytest -m soak --timeout 3600 $(ARGS)
 
-lock: $(DEV_READY) ## resolve requirements.lock again (ARGS="--upgrade")
+lock: $(DEV_READY) ## resolve requirements.lock and the peers' again (ARGS="--upgrade")
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --all-extras \
 	    --custom-compile-command "make lock" -o requirements.lock $(ARGS) pyproject.toml
+	@$(BIN)/uv pip compile -q --universal --python-version 3.11 -c requirements.lock \
+	    --custom-compile-command "make lock" -o $(PEERS)/requirements.txt $(ARGS) $(PEERS)/requirements.in pyproject.toml
 
 clean: ## remove caches and build products; .venv stays
 	@rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

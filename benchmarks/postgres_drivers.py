@@ -21,7 +21,10 @@ COUNT, BATCH, KEYS = 2_000, 256, 500
 UPSERT = b"INSERT INTO t VALUES ($1, 1) ON CONFLICT (k) DO UPDATE SET n = t.n + 1"
 TABLE = "CREATE TEMPORARY TABLE t (k text PRIMARY KEY, n int NOT NULL)"
 APPEND = "INSERT INTO t SELECT DISTINCT k, 1 FROM unnest($1::text[]) AS k ON CONFLICT (k) DO UPDATE SET n = t.n + 1"
-READ = "SELECT n AS seq, 'id' || n, 'type', 1, 'key', 'service', 1.5::float8, NULL, '\\x616263'::bytea FROM generate_series(1, 256) AS n"
+READ = (
+    "SELECT n AS seq, 'id' || n, 'type', 1, 'key', 'service', 1.5::float8, NULL, '\\x616263'::bytea"
+    " FROM generate_series(1, 256) AS n"
+)
 MARK = (b"RELEASE a", b"SAVEPOINT a")
 
 Work = Callable[[], Awaitable[None]]

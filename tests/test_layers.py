@@ -15,7 +15,7 @@ FLOORS = (
     {"model"},
     {"ports"},
     {"wire", "policy"},
-    {"store"},
+    {"store", "broker"},
     {"runtime"},
     {"declaring"},
     {"workflow"},

@@ -17,7 +17,7 @@ DOCUMENTED = {
     *("Retry", "Rate", "seconds", "minutes", "hours", "days"),
     *("AntiphonError", "InvalidEvent", "Reject"),
     "Look",
-    *("Workflow", "StateFailed", "StepFailed", "WaitTimedOut", "WorkflowCancelled"),
+    *("Workflow", "Heartbeat", "StateFailed", "StepFailed", "WaitTimedOut", "WorkflowCancelled"),
     "__version__",
 }
 HEAVY = {"fastapi", "httpx", "pydantic", "rich", "sqlalchemy", "starlette", "uvicorn"}

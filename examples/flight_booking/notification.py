@@ -7,10 +7,9 @@ SMTP_DESK, the mailbox for tickets of passengers who left no address.
 import os
 from email.message import EmailMessage
 
-import aiosmtplib
-
 from antiphon import Delivery, Effects, Service, Transaction, seconds
 
+from ..mail import send  # noqa: TID252  in a wheel the package above has another name
 from . import retries
 from .events import TicketIssued
 
@@ -33,16 +32,6 @@ async def send_ticket(issued: TicketIssued, tx: Transaction, delivery: Delivery,
         message["Message-ID"],
         message["To"],
         tx.now.isoformat(),
-    )
-
-
-async def send(message: EmailMessage) -> None:
-    """Hand a message to the mail server."""
-    await aiosmtplib.send(
-        message,
-        hostname=os.environ.get("SMTP_HOST", "127.0.0.1"),
-        port=int(os.environ.get("SMTP_PORT", "1025")),
-        timeout=10,
     )
 
 

@@ -1,11 +1,11 @@
 """What `antiphon simulate examples.flight_booking:app` is told: who books, and what must hold whatever goes wrong."""
 
-from asyncio import BaseProtocol
 from random import Random  # noqa: TID251  the simulator's, seeded
 from typing import Any
 
 from antiphon import Look
 
+from .. import mail  # noqa: TID252  in a wheel the package above has another name
 from . import app
 from .bank import DECLINED
 from .timetable import timetable
@@ -25,13 +25,7 @@ def booking_on_a_small_plane(random: Random) -> tuple[str, str, dict[str, Any]]:
     return _booking(random, flight.number, "4000 0000 0000 4242")
 
 
-@app.stand_in("127.0.0.1", 1025)
-def mail_server() -> BaseProtocol:
-    """A mail server that takes everything."""
-    from aiosmtpd.handlers import Sink
-    from aiosmtpd.smtp import SMTP
-
-    return SMTP(Sink(), hostname="mail.example", enable_SMTPUTF8=True)
+app.stand_in("127.0.0.1", 1025)(mail.sink)
 
 
 @app.invariant

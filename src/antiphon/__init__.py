@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from antiphon.runtime.effects import Effects
     from antiphon.runtime.transaction import Delivery, SyncTransaction, Transaction
     from antiphon.runtime.workflow.handle import Workflow
+    from antiphon.runtime.workflow.resources import Heartbeat
     from antiphon.service import Service
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "Effects",
     "Envelope",
     "Event",
+    "Heartbeat",
     "InvalidEvent",
     "Look",
     "Rate",
@@ -87,6 +89,7 @@ _HOMES = {
     "antiphon.runtime.effects": ("Effects",),
     "antiphon.runtime.transaction": ("Delivery", "SyncTransaction", "Transaction"),
     "antiphon.runtime.workflow.handle": ("Workflow",),
+    "antiphon.runtime.workflow.resources": ("Heartbeat",),
     "antiphon.service": ("Service",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

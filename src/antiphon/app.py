@@ -25,12 +25,13 @@ from antiphon.service import Service
 if TYPE_CHECKING:
     from asyncio import BaseProtocol
 
+    from antiphon.ports import MakeBus
     from antiphon.runtime.runtime import Runtime
     from antiphon.testing.world import World
 
 Check = Callable[[Look], None]
 M = TypeVar("M", bound=Callable[[Any], Any])
-P = TypeVar("P", bound=Callable[[], Any])
+P = TypeVar("P", bound=Callable[..., Any])
 R = TypeVar("R")
 
 #: The runtime that is meant where an app runs several times in one process, as simulated ones do.
@@ -43,6 +44,7 @@ _PLAIN_MODULES = frozenset({"app", "main", "application", "__main__", "__init__"
 class App:
     """Services that share a log, or with *own_stores* have a database file each and a bus between them.
 
+    *bus* is the URL of a broker that carries events instead of that bus: ``nats://``, ``redis://``, ``amqp://``.
     *name* is by default that of the module or package which declares the app. *retention* is how long handled
     events are kept, *max_payload* the largest data of an event in bytes. With *ingress* the gateway takes
     CloudEvents from outside at ``POST /events``.
@@ -56,6 +58,7 @@ class App:
         *services: Service,
         name: str | None = None,
         own_stores: bool = False,
+        bus: str | None = None,
         retention: timedelta = days(7),
         max_payload: int = MAX_PAYLOAD,
         ingress: bool = False,
@@ -64,6 +67,7 @@ class App:
         self._where = place(frame)
         self.name = check_name(_default_name(frame) if name is None else name, "an app", self._where)
         self.own_stores = own_stores
+        self.bus = bus
         self.retention = retention
         self.max_payload = max_payload
         self.ingress = ingress
@@ -72,7 +76,7 @@ class App:
         #: What the simulator is told: what must hold, what comes in, who stands in for an address outside.
         self.invariants: list[InvariantSpec] = []
         self.traffics: list[TrafficSpec] = []
-        self.stand_ins: dict[tuple[str, int], Callable[[], BaseProtocol]] = {}
+        self.stand_ins: dict[tuple[str, int], Callable[..., BaseProtocol]] = {}
         if retention <= timedelta(0):
             raise DeclarationError(f"retention is {retention}; it must be more than zero", where=self._where)
         if max_payload < 1:
@@ -193,7 +197,11 @@ class App:
 
     def stand_in(self, host: str, port: int) -> Callable[[P], P]:
         """Tell the simulator who answers at an address outside: a function that makes an ``asyncio.Protocol``
-        for each connection (aiosmtpd's ``SMTP``, say). Nothing else outside can be reached in a simulation."""
+        for each connection (aiosmtpd's ``SMTP``, say). Nothing else outside can be reached in a simulation.
+
+        If the function takes an argument, that is a dict in which it remembers from one connection to the next; each
+        simulated world has one of its own, which invariants find as ``look.outside(host, port)``.
+        """
 
         def declare(make: P) -> P:
             self.stand_ins[host, port] = make
@@ -213,9 +221,18 @@ class App:
 
     @asynccontextmanager
     async def run_in(
-        self, data: str | Path, *, services: list[str] | None = None, clock: Clock | None = None
+        self,
+        data: str | Path,
+        *,
+        services: list[str] | None = None,
+        clock: Clock | None = None,
+        bus: str | None = None,
     ) -> AsyncIterator[Runtime]:
-        """Run the app, or only *services* of it, on the directory *data* for the length of the block."""
+        """Run the app, or only *services* of it, on the directory *data* for the length of the block.
+
+        *bus* is the URL of the bus where it is another one than the app's. Raises DeclarationError for one that
+        nobody knows, StoreError.
+        """
         from antiphon.runtime.runtime import Runtime
 
         if self.runtime is not None:
@@ -229,6 +246,7 @@ class App:
             clock=clock,
             retention=self.retention,
             max_payload=self.max_payload,
+            make_bus=self._bus_at(bus or self.bus),
         )
         await runtime.start()
         self.runtime = runtime
@@ -247,6 +265,20 @@ class App:
         from antiphon.testing.world import World
 
         return World(self, seed=seed, start=start, data=None if data is None else Path(data))
+
+    def _bus_at(self, url: str | None) -> MakeBus | None:
+        """Makes the bus at *url*; None for the one beside the stores."""
+        if url is None:
+            return None
+        from antiphon.broker.connecting import bus_at
+
+        if not self.own_stores:
+            raise DeclarationError(
+                "a bus carries events between stores, and the services of this app share one",
+                where=self._where,
+                mend="App(..., own_stores=True)",
+            )
+        return bus_at(url, self.name, keep=self.retention)
 
     def _declared(self) -> tuple[ServiceSpec, ...]:
         return tuple(service.spec for service in self.services.values())

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import msgspec
 
+from antiphon.errors import InvalidEvent
 from antiphon.model.delivery import Failure, Status, Verdict
 from antiphon.model.effects import Effect
 from antiphon.model.envelope import Envelope
@@ -304,23 +306,42 @@ class Store(Log, Leases, Deliveries, EffectRecords, Timers, Protocol):
         """The upkeep of about once a second: signs of life, missed bells, the store's own files."""
 
 
+#: What not every bus can: it knows how far each sender's log was taken, and takes a batch once (`positions`); a
+#: receiver can read again from an earlier position, in several processes too (`rereads`).
+Ability = Literal["positions", "rereads"]
+
+
+class Unreadable(msgspec.Struct, frozen=True):
+    """What came over a bus and is no event: its bytes, and why. *seq* as that of an event."""
+
+    seq: int
+    raw: bytes
+    error: InvalidEvent
+
+
 class Bus(Protocol):
-    """Carries integration events between stores. What a bus lacks, the stores supply."""
+    """Carries integration events between stores. What a bus lacks, the stores supply: an event that comes twice is
+    taken once, whatever has not been confirmed is sent again.
+
+    All but `close` and `listen` raise StoreError or BusError when the bus cannot do it now; they are called again.
+    """
+
+    abilities: frozenset[Ability]
 
     async def open(self) -> None:
-        """Connect."""
+        """Connect. Called again after it failed, and when it is connected."""
 
     async def close(self) -> None:
         """Disconnect. Idempotent."""
 
     async def send(self, sender: str, after_seq: int, upto_seq: int, events: Sequence[Envelope]) -> int:
-        """Durably take *events*, the sender's log between the two positions. Returns the position that
-        the bus holds afterwards; a batch that it has already is taken once."""
+        """Durably take *events*, the sender's log between the two positions. Returns the position from which to go
+        on; a bus that knows the sender's position takes a batch that it has already once."""
 
-    async def position(self, sender: str) -> int:
-        """How far the sender's log has been taken."""
+    async def position(self, sender: str) -> int | None:
+        """How far the sender's log has been taken; None if the bus does not know, and the sender's note counts."""
 
-    async def receive(self, receiver: str, after: Mapping[str, int], limit: int) -> list[LoggedEvent]:
+    async def receive(self, receiver: str, after: Mapping[str, int], limit: int) -> Sequence[LoggedEvent | Unreadable]:
         """The next events of each type after its position, in the bus's order. All events of these types
         up to the last one returned are among them. *receiver* has durably taken what lies before *after*."""
 
@@ -335,3 +356,9 @@ class Bus(Protocol):
 
     def listen(self, types: Iterable[str], wake: Callable[[], None]) -> Callable[[], None]:
         """Call *wake* when one of *types* may have arrived (none given: anything); returns the undo."""
+
+
+class MakeBus(Protocol):
+    """Makes a bus that is not open yet: at *path*, if it lies beside the stores. *place* is for those alone."""
+
+    def __call__(self, path: Path, *, clock: Clock, owner: str, **place: Any) -> Bus: ...

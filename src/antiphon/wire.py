@@ -29,12 +29,15 @@ from antiphon.model.jsontext import MAX_PAYLOAD, strict_json
 __all__ = [
     "BATCH",
     "STRUCTURED",
+    "from_attributes",
     "from_batch",
     "from_binary",
     "from_http",
+    "from_message",
     "from_structured",
     "is_json",
     "strict_json",
+    "to_attributes",
     "to_binary",
     "to_structured",
     "valid_traceparent",
@@ -111,13 +114,29 @@ def to_structured(envelope: Envelope) -> bytes:
 
 def to_binary(envelope: Envelope) -> tuple[dict[str, str], bytes]:
     """*envelope* as HTTP headers, with lower-case names, and the data as body."""
+    attributes, data = to_attributes(envelope)
+    headers = {"content-type": attributes.pop("datacontenttype")}
+    for name, value in attributes.items():
+        headers[f"ce-{name}"] = quote(value, safe=_HEADER_SAFE)
+    return headers, data
+
+
+def to_attributes(envelope: Envelope) -> tuple[dict[str, str], bytes]:
+    """*envelope* as plain CloudEvents attributes, by name, and the data."""
     event = _event(envelope, None)
     values = {name: getattr(event, name) for name in event.__struct_fields__}
-    headers = {"content-type": values.pop("datacontenttype")}
-    for name, value in values.items():
-        if value is not None:
-            headers[f"ce-{name}"] = quote(value, safe=_HEADER_SAFE)
-    return headers, envelope.data
+    return {name: value for name, value in values.items() if value is not None}, envelope.data
+
+
+def from_attributes(
+    attributes: Mapping[str, object], body: bytes, *, received_ms: int, limit: int = MAX_PAYLOAD
+) -> Envelope:
+    """The envelope in attributes by name, and a body; as from_structured."""
+    if len(body) > limit:
+        _refuse_size(body, limit)
+    content_type = attributes.get("datacontenttype", "application/json")
+    data = _json_text(body, str(content_type), "body", limit) if body else b"null"
+    return _envelope(attributes, data, "attribute ", received_ms)
 
 
 def from_structured(body: bytes, *, received_ms: int, limit: int = MAX_PAYLOAD) -> Envelope:
@@ -177,6 +196,14 @@ def from_http(headers: Mapping[str, str], body: bytes, *, received_ms: int, limi
     if essence.startswith("application/cloudevents"):
         _refuse("header content-type", f"the format {essence} is unknown; known: {STRUCTURED}, {BATCH}")
     return [from_binary(headers, body, received_ms=received_ms, limit=limit)]
+
+
+def from_message(headers: Mapping[str, str], body: bytes, *, received_ms: int, limit: int = MAX_PAYLOAD) -> Envelope:
+    """The one envelope in a message of a broker, whose headers are those of HTTP; as from_structured."""
+    found = from_http(headers, body, received_ms=received_ms, limit=limit)
+    if len(found) != 1:
+        _refuse("header content-type", f"a message holds one event, not a batch of {len(found)}")
+    return found[0]
 
 
 def valid_traceparent(text: str) -> str | None:

@@ -172,7 +172,7 @@ class MachineHandle(WorkflowHandle):
 
 def machine_spec(machine: StateMachine, service: str, where: str) -> WorkflowSpec:
     """What *machine* is as a workflow of *service*. Raises DeclarationError."""
-    options = WorkflowOptions(machine.key, (), machine.publishes, machine.version)
+    options = WorkflowOptions(machine.key, machine.awaits, machine.publishes, machine.version)
     _check(options, machine.starts, where)
 
     async def play(event: Any, wf: Workflow) -> Any:
@@ -183,7 +183,7 @@ def machine_spec(machine: StateMachine, service: str, where: str) -> WorkflowSpe
         service=service,
         fn=play,
         starts=machine.starts,
-        awaits=(),
+        awaits=machine.awaits,
         publishes=machine.publishes,
         key_of=_key_function(machine.key),
         version=machine.version,

@@ -45,6 +45,17 @@ def test_a_backlog_takes_no_memory(tmp_path: Path) -> None:
     assert found["memory_growth_mib"] < 16
 
 
+def test_sleeping_workflows_take_rows_and_no_memory(tmp_path: Path) -> None:
+    """10,000 runs that sleep through a restart; the process grows by less than their starts alone would take."""
+    command = [sys.executable, "-m", "antiphon", "bench", "--only", "sleeping", "--sleepers", "10000", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])["sleeping"]
+    assert found["sleeping"] == 10_000
+    assert found["memory_growth_mib"] < 16
+    assert 0 <= found["late_p50_ms"] <= found["late_max_ms"]
+    assert 0 <= found["within_50_ms"] <= 1
+
+
 def test_an_unknown_part_is_a_usage_error(tmp_path: Path) -> None:
     """The parts that there are are named, and the exit code is that of usage errors."""
     command = [sys.executable, "-m", "antiphon", "bench", "--only", "speed"]

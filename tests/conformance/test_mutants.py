@@ -48,6 +48,12 @@ MUTANTS = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a mutant never brings is not waited for long."""
+    monkeypatch.setattr("antiphon.testing.conformance.bus._PATIENCE_S", 2.0)
+
+
 async def survives(folder: Path) -> bool:
     """Whether no check fails."""
     try:

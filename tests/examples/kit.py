@@ -25,9 +25,13 @@ PATIENCE_S = 60
 
 
 @asynccontextmanager
-async def in_one_process(app: App, data: Path) -> AsyncIterator[httpx.AsyncClient]:
+async def in_one_process(app: App, data: Path, bus: str | None = None) -> AsyncIterator[httpx.AsyncClient]:
     """All services of *app* in this process, and a client of the gateway."""
-    async with app.run_in(data) as runtime, serve(app, runtime, port=0) as address, client_of(address.url) as client:
+    async with (
+        app.run_in(data, bus=bus) as runtime,
+        serve(app, runtime, port=0) as address,
+        client_of(address.url) as client,
+    ):
         yield client
 
 

@@ -6,11 +6,11 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
+from importlib.util import find_spec
 from pathlib import Path
 
-import pytest
-
 from antiphon.ports import Clock
+from tests.conftest import require
 
 URL = os.environ.get("ANTIPHON_TEST_POSTGRES", "postgresql://postgres@127.0.0.1:5432")
 #: Databases of the tests are named so, and a number.
@@ -45,17 +45,16 @@ class Server:
 
 @contextmanager
 def database() -> Iterator[str]:
-    """The address of a database of one's own, dropped afterwards; skips where there is no server.
+    """The address of a database of one's own, dropped afterwards; skips where there is no server."""
+    require("psycopg", find_spec("psycopg") is not None)
+    import psycopg
 
-    With ``CI=true`` none may be missing.
-    """
-    psycopg = pytest.importorskip("psycopg")
     try:
         server = psycopg.connect(f"{URL}/postgres", autocommit=True, connect_timeout=5)
-    except psycopg.OperationalError as error:
-        if os.environ.get("CI") == "true":
-            raise
-        pytest.skip(f"PostgreSQL does not answer at {URL}: {error}")
+    except psycopg.OperationalError:
+        server = None
+    require(f"PostgreSQL at {URL}", server is not None)
+    assert server is not None
     name = f"{_NAME}{os.getpid()}_{os.urandom(4).hex()}"
     with server:
         server.execute(f"CREATE DATABASE {name}")

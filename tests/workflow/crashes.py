@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from antiphon.service import Service
 from antiphon.store.sqlite.writer import Group
@@ -18,21 +18,29 @@ from tests.runtime.kit import World, running
 
 _STANDING = """SELECT count(*) FROM antiphon_log UNION ALL SELECT total(rev) FROM antiphon_runs
     UNION ALL SELECT count(*) FROM antiphon_timers UNION ALL SELECT count(*) FROM antiphon_deliveries
-    UNION ALL SELECT count(*) FROM antiphon_inbox UNION ALL SELECT total(seq) FROM antiphon_handlers"""
+    UNION ALL SELECT count(*) FROM antiphon_inbox UNION ALL SELECT total(seq) FROM antiphon_handlers
+    UNION ALL SELECT total(calls) FROM antiphon_effects
+    UNION ALL SELECT count(*) FROM antiphon_effects WHERE state = 'DONE'"""
 
 
 class Moment(NamedTuple):
-    """What a crash leaves: the folder, and how many milliseconds the machine had been up."""
+    """What a crash leaves: the folder, how many milliseconds the machine had been up, and the world outside."""
 
     folder: Path
     boot_ms: int
+    outside: Any
 
 
-async def moments(folder: Path, make: Callable[[], Service], play: Callable[[World], Awaitable[None]]) -> list[Moment]:
-    """Run the service through *play*; the moments between its commits."""
+Make = Callable[[], Service | tuple[Service, ...]]
+
+
+async def moments(
+    folder: Path, make: Make, play: Callable[[World], Awaitable[None]], outside: Callable[[], Any] = lambda: None
+) -> list[Moment]:
+    """Run the services, on one store, through *play*; the moments between its commits, with what *outside* says."""
     found: list[Moment] = []
     seen: list[object] = []
-    async with running(folder / "first", make()) as world:
+    async with running(folder / "first", *_all(make)) as world:
         store = world.store
         committed = store.writer._committed
 
@@ -50,7 +58,7 @@ async def moments(folder: Path, make: Callable[[], Service], play: Callable[[Wor
                 source.backup(target)
             source.close()
             target.close()
-            found.append(Moment(copy, world.clock.boot_ms()))
+            found.append(Moment(copy, world.clock.boot_ms(), outside()))
 
         store.writer._committed = keep
         try:
@@ -61,9 +69,14 @@ async def moments(folder: Path, make: Callable[[], Service], play: Callable[[Wor
 
 
 @asynccontextmanager
-async def after(moment: Moment, make: Callable[[], Service]) -> AsyncIterator[World]:
-    """The service, started on what a crash has left, at the time of the crash."""
+async def after(moment: Moment, make: Make) -> AsyncIterator[World]:
+    """The services, started on what a crash has left, at the time of the crash."""
     clock = VirtualClock(seed=1)  # ids of its own: an id is seen once
     await clock.jump((moment.boot_ms - clock.boot_ms()) / 1000)
-    async with running(moment.folder, make(), clock=clock) as world:
+    async with running(moment.folder, *_all(make), clock=clock) as world:
         yield world
+
+
+def _all(make: Make) -> tuple[Service, ...]:
+    made = make()
+    return made if isinstance(made, tuple) else (made,)

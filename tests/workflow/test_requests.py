@@ -6,9 +6,23 @@ from pathlib import Path
 
 import pytest
 
-from antiphon import Command, Event, Refused, Reject, Service, Transaction, Workflow, WorkflowCancelled, seconds
+from antiphon import (
+    App,
+    Command,
+    Delivery,
+    Event,
+    Refused,
+    Reject,
+    Service,
+    Transaction,
+    WaitTimedOut,
+    Workflow,
+    WorkflowCancelled,
+    seconds,
+)
 from antiphon.errors import DeclarationError
 from antiphon.runtime.workflow.undoing import replies_to
+from antiphon.testing.clock import VirtualClock
 from tests.runtime.kit import World, running
 
 pytestmark = pytest.mark.anyio
@@ -19,11 +33,11 @@ class Wanted(Event, key="id"):
     wait_s: int = 0
 
 
-class Kept(Event, key="id"):
+class Kept(Event):
     id: str
 
 
-class GivenBack(Event, key="id"):
+class GivenBack(Event):
     id: str
 
 
@@ -173,3 +187,114 @@ def test_an_event_undoes_nothing() -> None:
     """What nobody answers cannot be awaited; it is said where the request is made."""
     with pytest.raises(DeclarationError, match="GivenBack is no command"):
         replies_to(GivenBack("a"))
+
+
+@pytest.mark.parametrize("own_stores", [True, False])
+async def test_a_request_that_is_answered_too_late_is_told_so(tmp_path: Path, own_stores: bool) -> None:
+    """Its time-out stands in the request table, the reply that comes later is there and marked; nobody takes it."""
+    slow = Service("depot")
+    asker = Service("desk")
+    heard: list[str] = []
+
+    @slow.on(Keep, GiveBack)
+    async def serve(asked: Keep | GiveBack, delivery: Delivery) -> Kept | GivenBack | None:
+        heard.append(delivery.envelope.id)
+        return None
+
+    @slow.on(Failed)
+    async def answer(late: Failed, tx: Transaction) -> Kept:
+        await tx.reply(heard[0], Kept(late.id))
+        return Kept(late.id)
+
+    @asker.workflow(awaits=(Kept,), publishes=(Keep,))
+    async def process(wanted: Wanted, wf: Workflow) -> Failed:
+        try:
+            await wf.request(Keep(wanted.id, "hat"), Kept, timeout=seconds(5))
+        except WaitTimedOut as error:
+            return Failed(wanted.id, str(error))
+        return Failed(wanted.id, "none")
+
+    async with running(tmp_path, asker, slow, own_stores=own_stores) as world:
+        await world.publish("desk", Wanted("a"))
+        await world.clock.advance(4)
+        requests = "SELECT STATUS, DEADLINE_DTTM IS NOT NULL FROM antiphon_requests"
+        assert await world.rows(requests) == [("WAITING", 1)]
+        await world.clock.advance(20)
+        assert await world.rows(requests) == [("TIMED_OUT", 1)]
+        responses = await world.rows("SELECT MESSAGE_TYPE, STATUS, LATE FROM antiphon_responses ORDER BY CREATED_DTTM")
+        assert responses == [("antiphon.timed-out", "TIMED_OUT", 0), ("Kept", "ANSWERED", 1)]
+        assert await world.rows("SELECT state FROM antiphon_runs") == [("COMPLETED",)]
+
+
+async def test_a_request_past_its_time_is_not_started(tmp_path: Path) -> None:
+    """The time-out of a workflow's request is the deadline of the command, as that of any request is."""
+    asker, depot = Service("desk"), Depot()
+
+    @asker.workflow(awaits=(Kept,), publishes=(Keep,))
+    async def process(wanted: Wanted, wf: Workflow) -> Failed:
+        try:
+            await wf.request(Keep(wanted.id, "hat"), Kept, timeout=seconds(5))
+        except WaitTimedOut:
+            return Failed(wanted.id, "late")
+        return Failed(wanted.id, "none")
+
+    clock = VirtualClock()
+    async with running(tmp_path, asker, depot.service, own_stores=True, clock=clock, only=["desk"]) as world:
+        await world.publish("desk", Wanted("a"))
+        await clock.advance(6)
+    async with running(tmp_path, asker, depot.service, own_stores=True, clock=clock) as world:
+        await clock.advance(6)
+        assert depot.done == []
+        assert await world.rows("SELECT STATUS FROM antiphon_requests") == [("TIMED_OUT",)]
+
+
+class Told(Event, key="id"):
+    id: str
+
+
+class Answered(Event, key="other"):
+    other: str
+
+
+class Ask(Command[Answered], key="other", to="depot"):
+    other: str
+
+
+async def test_what_a_run_asks_after_an_event_of_another_process_belongs_to_the_run(tmp_path: Path) -> None:
+    """The event was found by the run's key; the answer to the next request, of another key, finds its way back."""
+    made, depot = Service("desk"), Service("depot")
+
+    @depot.on(Ask)
+    async def answer(asked: Ask) -> Answered:
+        return Answered(asked.other)
+
+    @made.workflow(awaits=(Told, Answered), publishes=(Ask,))
+    async def process(wanted: Wanted, wf: Workflow) -> Failed:
+        await wf.wait_for(Told)
+        return Failed(wanted.id, (await wf.request(Ask("b"), Answered)).other)
+
+    async with running(tmp_path, made, depot) as world:
+        (begun,) = await world.publish("desk", Wanted("a"))
+        await world.publish("desk", Told("a"))
+        assert (await standing(world))[0] == "COMPLETED"
+        assert await world.rows("SELECT correlation_id FROM antiphon_log WHERE type = 'Answered'") == [(begun,)]
+
+
+async def test_a_route_may_act_on_several_runs(tmp_path: Path) -> None:
+    """Each act belongs to the process of its run: what the run then asks for is answered to it."""
+    depot, service = Depot(), desk()
+
+    @service.post("/cancel")
+    async def cancel(tx: Transaction) -> dict[str, str]:
+        for key in ("a", "b"):
+            await service.workflows["process"].cancel(tx, "enough", key=key)
+        return {}
+
+    app = App(service, depot.service, name="wardrobe", own_stores=True)
+    async with app.test(data=tmp_path) as world:
+        for key in ("a", "b"):
+            await world.publish(Wanted(key, wait_s=60), service="desk")
+        await world.settle()
+        assert (await world.request("POST", "/cancel")).status_code == 200
+        await world.advance(seconds(5))
+        assert world.rows("desk", "SELECT state FROM antiphon_runs") == [("CANCELLED",)] * 2

@@ -70,7 +70,7 @@ async def backlog(folder: Path, *, depth: int, events: int) -> dict[str, Any]:
         await store.look_after()
     await store.close()
     costs = []
-    before = _resident_mib()
+    before = resident_mib()
     most = before
     async with chain.running(data) as runtime:
         while await chain.counted(runtime) < events:
@@ -80,7 +80,7 @@ async def backlog(folder: Path, *, depth: int, events: int) -> dict[str, Any]:
             while await chain.counted(runtime) < done + events:
                 await clock.sleep(0.01)
             costs.append((time.process_time() - busy) / (await chain.counted(runtime) - done))
-            most = max(most, _resident_mib())
+            most = max(most, resident_mib())
     publishing = await _publishing_cost(folder / "publish", events)
     alone = without / events - publishing
     return {
@@ -106,7 +106,8 @@ async def _publishing_cost(data: Path, events: int) -> float:
         await runtime.stop()
 
 
-def _resident_mib() -> float:
+def resident_mib() -> float:
+    """The memory of this process, in MiB."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except OSError:

@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+from antiphon.bench.latency import quantile
+from antiphon.bench.upkeep import resident_mib
 from antiphon.bench.workload import BATCH
 from antiphon.model.events import Event
 from antiphon.ports import PUBLISHED
@@ -27,6 +29,10 @@ STEPS = 5
 _TABLES = "CREATE TABLE IF NOT EXISTS done (n INTEGER PRIMARY KEY, run INTEGER NOT NULL, step INTEGER NOT NULL);"
 _DONE = "INSERT INTO done (run, step) VALUES (?, ?)"
 _LOOK_EVERY_S = 0.002
+_CHUNK = 4 * BATCH
+_PUNCTUAL_MS = 50
+_BEGUN = "SELECT coalesce(max(nr), 0) FROM antiphon_runs"
+_WOKEN = "SELECT count(*) FROM antiphon_log WHERE type = 'Woken'"
 
 
 class Begun(Event, key="n"):
@@ -195,25 +201,29 @@ def sleeper() -> Service:
 
 async def sleeping(folder: Path, *, runs: int, timers: int = 200) -> dict[str, Any]:
     """So many runs sleep for an hour while the process is restarted: the time to the first that goes on, which is
-    due at the restart; then how late timers fire among them."""
+    due at the restart; how late timers fire among them; and the memory that they take, beginning with the second
+    thousand."""
     data = folder / "sleepers"
     runtime = Runtime("sleepers", [sleeper().spec], data=data)
     await runtime.start()
-    for start in range(0, runs, 4 * BATCH):
-        numbers = range(start, min(start + 4 * BATCH, runs))
-        await runtime.publish("sleepers", *(Slept(n, 3_600_000) for n in numbers))
-    await _until(runtime, "SELECT count(*) FROM antiphon_timers", runs)
+    before = 0.0
+    for start in range(0, runs, _CHUNK):
+        end = min(start + _CHUNK, runs)
+        await runtime.publish("sleepers", *(Slept(n, 3_600_000) for n in range(start, end)))
+        await _until(runtime, _BEGUN, end)
+        before = before or resident_mib()
     await runtime.publish("sleepers", Slept(runs, 1_000))
-    await _until(runtime, "SELECT count(*) FROM antiphon_timers", runs + 1)
+    await _until(runtime, _BEGUN, runs + 1)
     await runtime.stop()
     await SystemClock().sleep(1.0)
     runtime = Runtime("sleepers", [sleeper().spec], data=data)
     started = time.perf_counter()
     await runtime.start()
     try:
-        await _until(runtime, "SELECT count(*) FROM antiphon_log WHERE type = 'Woken'", 1)
+        await _until(runtime, _WOKEN, 1)
         first_s = time.perf_counter() - started
-        late = await _lateness(runtime, runs + 1, timers)
+        late = sorted(await _lateness(runtime, runs + 1, timers))
+        after = resident_mib()
     finally:
         await runtime.stop()
     store_bytes = sum(each.stat().st_size for each in data.glob("sleepers.db*") if each.is_file())
@@ -221,18 +231,23 @@ async def sleeping(folder: Path, *, runs: int, timers: int = 200) -> dict[str, A
         "sleeping": runs,
         "first_resumed_s": round(first_s, 3),
         "bytes_per_sleeping_run": round(store_bytes / runs),
+        "memory_growth_mib": round(after - before, 1),
         "timers": timers,
-        "late_p50_ms": sorted(late)[len(late) // 2],
-        "late_p99_ms": sorted(late)[int(len(late) * 0.99)],
+        "late_p50_ms": quantile(late, 0.5),
+        "late_p95_ms": quantile(late, 0.95),
+        "late_p99_ms": quantile(late, 0.99),
+        "late_max_ms": late[-1],
+        "within_50_ms": round(sum(each <= _PUNCTUAL_MS for each in late) / timers, 3),
     }
 
 
 async def _lateness(runtime: Runtime, first: int, count: int) -> list[int]:
     """How many milliseconds after its due time each of so many runs went on."""
     await runtime.publish("sleepers", *(Slept(first + n, 200 + 10 * n) for n in range(count)))
-    woken = "FROM antiphon_log WHERE type = 'Woken'"
-    await _until(runtime, f"SELECT count(*) {woken}", count + 1)
-    rows = await runtime.stores["sleepers"].fetch_all(f"SELECT data {woken} ORDER BY seq LIMIT -1 OFFSET 1")
+    await _until(runtime, _WOKEN, count + 1)
+    rows = await runtime.stores["sleepers"].fetch_all(
+        "SELECT data FROM antiphon_log WHERE type = 'Woken' ORDER BY seq LIMIT -1 OFFSET 1"
+    )
     return [msgspec.json.decode(data)["late_ms"] for (data,) in rows]
 
 

@@ -28,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--only", metavar="PARTS", help=f"comma-separated, of: {', '.join(PARTS)}")
     made.add_argument("--quick", action="store_true", help="small sizes: some seconds, coarse figures")
     made.add_argument("--backlog", type=int, metavar="N", help="depth of the backlog (default 200,000; quick 20,000)")
+    made.add_argument("--sleepers", type=int, metavar="N", help="workflows that sleep (default 100,000; quick 2,000)")
     made.add_argument("--dir", type=Path, help="measure on this disk (default: the current directory's)")
     made.add_argument("--json", action="store_true", help="one JSON object as the last line of stdout")
     return made
@@ -42,7 +43,7 @@ def run(arguments: list[str]) -> int:
         parser().error(f"no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
     logging.getLogger("antiphon").setLevel(logging.ERROR)
     figures: dict[str, Any] = {"machine": _machine()}
-    measures = _measures(quick=options.quick, depth=options.backlog)
+    measures = _measures(quick=options.quick, depth=options.backlog, sleepers=options.sleepers)
     for part in wanted:
         print(f"measuring {part} ...", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory(dir=options.dir or Path.cwd(), prefix=".antiphon-bench-") as folder:
@@ -54,7 +55,7 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _measures(*, quick: bool, depth: int | None) -> dict[str, Part]:
+def _measures(*, quick: bool, depth: int | None, sleepers: int | None) -> dict[str, Part]:
     from antiphon.bench import chain, latency, publishing, upkeep, workflows
 
     deep = depth or (20_000 if quick else 200_000)
@@ -64,7 +65,7 @@ def _measures(*, quick: bool, depth: int | None) -> dict[str, Part]:
         "publishing": lambda at: publishing.measure(at, events=4_000 if quick else 40_000),
         "idle": lambda at: upkeep.idle(at, seconds=1.0 if quick else 10.0),
         "workflows": lambda at: workflows.measure(at, runs=2_000 if quick else 20_000, rounds=1 if quick else 5),
-        "sleeping": lambda at: workflows.sleeping(at, runs=2_000 if quick else 100_000),
+        "sleeping": lambda at: workflows.sleeping(at, runs=sleepers or (2_000 if quick else 100_000)),
         "backlog": lambda at: upkeep.backlog(at, depth=deep, events=2_000 if quick else 20_000),
     }
 

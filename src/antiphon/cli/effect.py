@@ -85,14 +85,27 @@ async def _resolve(desks: list[Desk], options: argparse.Namespace) -> int:
         raise CommandError("--result goes with --done", code=Exit.USAGE)
     result = _json(options.result or "null")
     resolved = await desk.effects.resolve(found, done=options.done, result=result, reason=options.reason)
-    try:
-        await desk.dead.redrive_one(found.event_id, found.handler)
-    except NotFound:
-        output.say("its delivery is no dead letter; the next attempt goes by this")
-    else:
-        output.say(f"redriven: {found.event_id} for {found.handler}")
+    output.say(await _go_on(desk, found))
     _print(resolved, options)
     return Exit.OK
+
+
+async def _go_on(desk: Desk, effect: Effect) -> str:
+    """Let what is parked because of *effect* go on, and say what that is."""
+    from antiphon.model.workflows import RunState
+
+    try:
+        run = await desk.runs.show(effect.event_id)
+    except NotFound:
+        run = None
+    if run is not None and run.workflow == effect.handler and run.state is RunState.STUCK:
+        await desk.runs.act(run.id, "resume")
+        return f"resumed: the run {run.id} of {run.workflow}"
+    try:
+        await desk.dead.redrive_one(effect.event_id, effect.handler)
+    except NotFound:
+        return "its delivery is no dead letter; the next attempt goes by this"
+    return f"redriven: {effect.event_id} for {effect.handler}"
 
 
 async def _one(desks: list[Desk], key: str) -> tuple[Desk, Effect]:

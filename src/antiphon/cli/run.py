@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from antiphon.app import App
 
 GATEWAY = "gateway"
+BUS = "ANTIPHON_BUS"
 DEFAULT_PORT = 8000
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -36,6 +37,12 @@ def run(parser: argparse.ArgumentParser) -> None:
 def add_running(parser: argparse.ArgumentParser) -> None:
     """Give *parser* what ``run`` and ``dev`` have in common."""
     arguments.add_data(parser)
+    parser.add_argument(
+        "--bus",
+        metavar="URL",
+        default=os.environ.get(BUS) or None,
+        help=f"the broker between the services: nats://, redis://, amqp:// (default: ${BUS}, else as the app says)",
+    )
     parser.add_argument("--host", default="127.0.0.1", help="the gateway's address (default: 127.0.0.1)")
     parser.add_argument("--port", metavar="P", type=int, help="its port (default: 8000; with --services any free one)")
     parser.add_argument(
@@ -62,7 +69,7 @@ def _run(options: argparse.Namespace) -> int:
 
 async def _until_stopped(app: App, options: argparse.Namespace) -> int:
     stopped = _stop_on_signals()
-    async with app.run_in(options.data, services=_services(options)) as runtime:
+    async with app.run_in(options.data, services=_services(options), bus=options.bus) as runtime:
         try:
             if options.no_gateway:
                 await _serving(app, options, None, stopped)

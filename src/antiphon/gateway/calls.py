@@ -78,10 +78,14 @@ class Call:
         return JSONResponse(body, status, {"Location": links["events"]})
 
     def join(self) -> None:
-        """Make all that this request publishes one process, by giving it one correlation."""
+        """Make all that this request begins one process, by giving it one correlation.
+
+        What goes on with a process that was begun before, as an act on a workflow's run does, stays in that.
+        """
         outgoing = self._tx.outgoing
         for number, (envelope, origin) in enumerate(outgoing):
-            if envelope.correlation_id != outgoing[0][0].correlation_id:
+            begins = envelope.correlation_id == envelope.id
+            if begins and envelope.correlation_id != outgoing[0][0].correlation_id:
                 joined = msgspec.structs.replace(envelope, correlation_id=outgoing[0][0].correlation_id)
                 outgoing[number] = (joined, origin)
 

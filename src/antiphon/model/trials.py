@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -17,6 +17,9 @@ class Look(Protocol):
 
     def value(self, service: str, sql: str, *parameters: Any) -> Any:
         """The first column of the first row, or None."""
+
+    def outside(self, host: str, port: int) -> Mapping[str, Any]:
+        """What the stand-in at an address remembers: the dict that its function was given."""
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,9 @@ _ENDS = {
 }
 _HALTS = {
     RunState.PAUSED: "a person paused it",
-    RunState.STUCK: "its journal no longer fits the code, or an undo step has failed for good",
+    RunState.STUCK: (
+        "its journal no longer fits the code, an undo step has failed for good, or nobody knows what became of a call"
+    ),
 }
 
 #: The one transition table. The diagram in the docs is generated from it.

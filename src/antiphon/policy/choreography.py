@@ -305,6 +305,7 @@ def _steps(parts: list[_Part]) -> list[compensating.Step]:
             (*plain(part.publishes), *outcomes(part)),
             part.spec is not None and any(kind in _KEEPING for _, kind in part.spec.parameters),
             None if part.spec is None else part.spec.compensates,
+            part.spec is not None and part.spec.workflow is not None,
         )
         for part in parts
     ]

@@ -9,26 +9,35 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Step:
     """A handler or route: the events (by any id) that it *takes* and *publishes*, whether it *keeps* anything that
-    could have to be undone, and the name of the step that it *undoes*."""
+    could have to be undone, and the name of the step that it *undoes*.
+
+    One that *conducts* is a workflow: it undoes what it has asked for, which its function says and no declaration.
+    """
 
     name: str
     takes: tuple[str, ...]
     publishes: tuple[str, ...]
     keeps: bool = False
     undoes: str | None = None
+    conducts: bool = False
 
 
 def left_done(steps: Sequence[Step], failures: Iterable[str]) -> list[tuple[str, Step, Step]]:
     """Each failure event with the step that publishes it, and an earlier one whose work nothing after it undoes.
 
     Earlier are the handlers through which the process came there; what undoes, or only passes on, is none of them.
+    A failure that a workflow publishes, or takes, is the workflow's own business.
     """
     takers = _by_event(steps, lambda step: step.takes)
     publishers = _by_event(steps, lambda step: step.publishes)
     found = []
     for failure in failures:
+        if any(step.conducts for step in takers.get(failure, ())):
+            continue
         undone = {step.undoes for step in _onward([failure], takers)}
         for failing in publishers.get(failure, ()):
+            if failing.conducts:
+                continue
             earlier = _backward(failing, publishers)
             found += [
                 (failure, failing, step)

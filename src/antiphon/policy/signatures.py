@@ -155,17 +155,20 @@ def parameters(
     return tuple(found)
 
 
-def injected(fn: Callable[..., Any], hints: Mapping[str, Any], where: str) -> tuple[tuple[str, ParameterKind], ...]:
-    """The parameters of a route that the runtime gives; all others are the web framework's.
+def injected(
+    fn: Callable[..., Any], hints: Mapping[str, Any], where: str, *, has_effects: bool = False
+) -> tuple[tuple[str, ParameterKind], ...]:
+    """The parameters of a route, or of a workflow's step (which *has_effects*), that the runtime gives; all others are
+    the web framework's, or the caller's.
 
-    Raises DeclarationError for one that a route has no use for.
+    Raises DeclarationError for one that it has no use for.
     """
     found: list[tuple[str, ParameterKind]] = []
     for name in inspect.signature(fn).parameters:
         kind = _given_kind(hints.get(name))
         if kind is None:
             continue
-        if kind in _ONLY_HANDLERS:
+        if kind in _ONLY_HANDLERS and not (has_effects and kind == "effects"):
             raise DeclarationError(
                 f"parameter {name!r} is {_ONLY_HANDLERS[kind]}, which only a handler has",
                 where=where,

@@ -13,9 +13,14 @@ from antiphon.ports import INTERNAL, PUBLISHED, TIMEOUT_OF, Clock, Timer
 
 def timeout_timer(command: Envelope, due_ms: int) -> Timer:
     """A timer that answers *command* with a `TimedOut` at *due_ms* (store)."""
-    outcome = TimedOut(request_id=command.id, command=command.type)
-    answer = _answer(command, outcome, f"{TIMEOUT_OF}{command.id}", command.service, command.time_ms)
+    answer = timed_out(command, command.time_ms)
     return Timer(answer.id, due_ms, "store", None, answer, INTERNAL)
+
+
+def timed_out(command: Envelope, time_ms: int) -> Envelope:
+    """The answer that *command* has when nobody else has given one in time."""
+    outcome = TimedOut(request_id=command.id, command=command.type)
+    return _answer(command, outcome, f"{TIMEOUT_OF}{command.id}", command.service, time_ms)
 
 
 def refusal(command: Envelope, verdict: DeadLetter, service: str, clock: Clock) -> tuple[Envelope, int]:

@@ -11,35 +11,36 @@ import msgspec
 
 from antiphon.errors import AmbiguousEffect, AntiphonError, DeclarationError
 from antiphon.model.effects import Effect, EffectState
-from antiphon.model.envelope import Envelope
 from antiphon.policy.effects import idempotency_key, next_step
 from antiphon.policy.words import describe
-from antiphon.ports import Clock, Lease, Store, Unit
+from antiphon.ports import Clock, Lease, Unit
 from antiphon.runtime.transaction import Transaction
 
 T = TypeVar("T")
 
 
 class Effects:
-    """The calls of one attempt. The intent of each is durable before it is made.
+    """The calls of one attempt, of a handler or of a workflow's step. The intent of each is durable before it is made.
 
-    Its outcome is recorded with the handler's transaction, or if that fails, with the failure. A crash in between
+    Its outcome is recorded with the attempt's transaction, or if that fails, with the failure. A crash in between
     leaves the intent, and the next attempt verifies, repeats what may be repeated, or parks.
     """
 
-    def __init__(self, store: Store, clock: Clock, lease: Lease, cause: Envelope, tx: Transaction) -> None:
-        self._store = store
+    def __init__(self, clock: Clock, lease: Lease, event_id: str, tx: Transaction, place: str = "") -> None:
+        """*event_id* is the event's, or the run's, in which *place* tells the calls of its steps apart."""
+        self._store = tx.store
         self._clock = clock
         self._lease = lease
-        self._event_id = cause.id
+        self._event_id = event_id
         self._tx = tx
+        self._place = place
         self._known: dict[str, Effect] = {}
         self._unrecorded: dict[str, Effect] = {}
         self._calling: set[str] = set()
 
     def key(self, name: str) -> str:
-        """The idempotency key of the call *name*: the same in every attempt at this event."""
-        return idempotency_key(self._event_id, self._lease.handler, name)
+        """The idempotency key of the call *name*: the same in every attempt at this event, or step."""
+        return idempotency_key(self._event_id, self._lease.handler, f"{self._place}{name}")
 
     async def once(
         self,
@@ -64,6 +65,7 @@ class Effects:
         write afterwards.
         """
         self._check(name, fn)
+        name = f"{self._place}{name}"
         self._calling.add(name)
         try:
             known = self._known.get(name) or await self._store.read_effect(self._event_id, self._lease.handler, name)
@@ -98,7 +100,7 @@ class Effects:
             event_id=self._event_id,
             handler=self._lease.handler,
             name=name,
-            key=self.key(name),
+            key=idempotency_key(self._event_id, self._lease.handler, name),
             calls=1 if known is None else known.calls + 1,
             created_ms=now if known is None else known.created_ms,
             updated_ms=now,
@@ -174,7 +176,7 @@ class Effects:
     def _check(self, name: str, fn: Callable[..., Any]) -> None:
         if not inspect.iscoroutinefunction(fn):
             raise DeclarationError(f"effect {name!r} calls {fn!r}, which is no async def", where=self._lease.handler)
-        if not name or name in self._calling:
+        if not name or f"{self._place}{name}" in self._calling:
             what = f"effect {name!r} is under way already" if name else "an effect needs a name"
             raise DeclarationError(what, where=self._lease.handler, mend="Give each call a name of its own")
         if self._tx.wrote:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from antiphon.ports import RECEIVED, Bus, Clock, Store
+from antiphon.ports import RECEIVED, Bus, Clock, Unreadable
 from antiphon.runtime.signals import Waker
+from antiphon.store.base import SqlStore
+from antiphon.store.quarantine import quarantine
 
 BATCH = 256
 _REPORT_EVERY_MS = 5_000
@@ -18,7 +20,7 @@ class Inlet:
     nothing; an id that the log has already is skipped all the same.
     """
 
-    def __init__(self, service: str, types: Sequence[str], store: Store, bus: Bus, clock: Clock) -> None:
+    def __init__(self, service: str, types: Sequence[str], store: SqlStore, bus: Bus, clock: Clock) -> None:
         self.name = f"inlet of {service}"
         self._service = service
         self._types = sorted(types)
@@ -51,11 +53,12 @@ class Inlet:
             return False
         upto = events[-1].seq
         here = (None, self._service)
-        foreign = [
-            (event.envelope, RECEIVED)
-            for event in events
-            if event.envelope.service != self._service and event.envelope.target in here
-        ]
+        foreign = []
+        for event in events:
+            if isinstance(event, Unreadable):
+                await quarantine(self._store, self._service, event.raw, event.error)
+            elif event.envelope.service != self._service and event.envelope.target in here:
+                foreign.append((event.envelope, RECEIVED))
         async with self._store.unit() as unit:
             await unit.append(foreign)
             for type_, seq in after.items():

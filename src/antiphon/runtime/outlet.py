@@ -10,7 +10,7 @@ _NOTE_EVERY_MS = 5_000
 
 
 class Outlet:
-    """Sends what one service publishes. The log is the outbox; the bus holds how far it has been sent.
+    """Sends what one service publishes. The log is the outbox; the bus may hold how far it has been sent.
 
     The log has a note of that too, which lags behind: it is pruned no further than that.
     """
@@ -29,7 +29,8 @@ class Outlet:
         """Run until cancelled. Raises StoreError."""
         forget = self._store.listen((), self._waker.wake)
         try:
-            self._position = await self._bus.position(self._service)
+            known = await self._bus.position(self._service)
+            self._position = (await self._store.positions()).get("sent", 0) if known is None else known
             await self._note()
             while True:
                 self._waker.clear()

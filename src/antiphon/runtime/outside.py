@@ -110,10 +110,11 @@ class OutsideRunner:
                 return
             tx = Transaction(self._store, self._publisher, attempt.event.envelope)
             if self._spec.has_effects:
-                tx.effects = Effects(self._store, self._clock, lease, attempt.event.envelope, tx)
+                tx.effects = Effects(self._clock, lease, attempt.event.envelope.id, tx)
         else:
             tx = suspended[0]
             tx.resume()
+        tx.lease = lease
         try:
             result = await self._call(attempt, tx, suspended[1] if suspended else None)
             self._invoker.publish(tx, result)

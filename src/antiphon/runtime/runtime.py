@@ -19,7 +19,7 @@ from antiphon.model.events import MAX_PAYLOAD, event_type_of
 from antiphon.model.handlers import HandlerSpec, ServiceSpec
 from antiphon.model.retry import days
 from antiphon.model.workflows import ADVANCE_TYPE
-from antiphon.ports import INTERNAL, PUBLISHED, Bus, Clock
+from antiphon.ports import INTERNAL, PUBLISHED, Bus, Clock, MakeBus
 from antiphon.runtime.clock import SystemClock
 from antiphon.runtime.inlet import Inlet
 from antiphon.runtime.outlet import Outlet
@@ -41,6 +41,11 @@ log = logging.getLogger("antiphon.runtime")
 _RESTART_AFTER_S = 1.0
 #: The gateway as a sender to the bus, and the log that it has where the bus is not one; no service bears this name.
 GATEWAY = "antiphon.gateway"
+
+
+def _beside(path: Path, *, clock: Clock, owner: str, **place: Any) -> Bus:
+    """The bus that needs nothing else: a SQLite log beside the stores."""
+    return SqliteBus(path, clock=clock, owner=owner, **place)
 
 
 class Runtime:
@@ -65,7 +70,7 @@ class Runtime:
         max_payload: int = MAX_PAYLOAD,
         owner: str | None = None,
         place_of: PlaceOf = LocalPlace,
-        make_bus: Callable[..., Bus] = SqliteBus,
+        make_bus: MakeBus | None = None,
     ) -> None:
         known = [spec.name for spec in specs]
         unknown = sorted(set(services or ()) - set(known))
@@ -83,7 +88,7 @@ class Runtime:
         self.max_payload = max_payload
         self._retention = retention
         self._place_of = place_of
-        self._make_bus = make_bus
+        self._make_bus = make_bus or _beside
         self._solo = Solo()
         self._tasks: list[asyncio.Task[None]] = []
         self._stewards: list[Steward] = []

@@ -23,6 +23,7 @@ from antiphon.ports import INTERNAL, PUBLISHED, Clock, Store, Timer, TimerClock,
 from antiphon.runtime.answers import as_reply, timeout_timer
 
 if TYPE_CHECKING:
+    from antiphon.ports import Lease
     from antiphon.runtime.effects import Effects
 
 Row = Any
@@ -102,6 +103,7 @@ class Transaction:
         "_traceparent",
         "_unit",
         "effects",
+        "lease",
         "outgoing",
         "wrote",
     )
@@ -125,6 +127,8 @@ class Transaction:
         self._manager: AbstractAsyncContextManager[Unit] | None = None
         self.outgoing: list[tuple[Envelope, int]] = []
         self.effects: Effects | None = None
+        #: By which an attempt runs outside the batch.
+        self.lease: Lease | None = None
         self.wrote = False
 
     # ------------------------------------------------------------------ for handlers and routes

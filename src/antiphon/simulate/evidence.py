@@ -10,7 +10,7 @@ import msgspec
 
 from antiphon.model.handlers import HandlerSpec
 from antiphon.ports import RECEIVED
-from antiphon.simulate.history import Effect, History
+from antiphon.simulate.history import OURS, Effect, History
 from antiphon.simulate.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ class Evidence:
                 self.took_effect[effect.handler, effect.event_id] += 1
                 service = self.handlers[effect.handler].service
                 for type_ in msgspec.json.decode(effect.published):
-                    self.announced[service, effect.event_id, type_] += 1
+                    if not type_.startswith(OURS):  # what moves workflows on is not told apart from timers
+                        self.announced[service, effect.event_id, type_] += 1
             for event in store.new_log:
                 if event.origin == RECEIVED or store.is_timed(event):
                     continue

@@ -102,7 +102,7 @@ _HANDLERS = "SELECT id, name, service, seq, owner FROM antiphon_handlers"
 _DELIVERIES = "SELECT handler_id, seq, status, attempts, suspect, reason, due_ms FROM antiphon_deliveries"
 _TIMERS = "SELECT id, due_ms, clock, recurring, type FROM sim_timers"
 _WRONGS = "SELECT n, invariant, text FROM sim_wrongs WHERE n > ? ORDER BY n"
-_OURS = "antiphon."
+OURS = "antiphon."
 _SUBSCRIPTIONS = "SELECT handler_id, type, start_seq FROM antiphon_subscriptions"
 
 
@@ -181,7 +181,7 @@ class StoreHistory:
 
     def is_timed(self, event: Logged) -> bool:
         """Whether a timer or a schedule has published it, not a handler that has just run."""
-        return event.id in self.timers or event.type in self.recurring or event.type.startswith(_OURS)
+        return event.id in self.timers or event.type in self.recurring or event.type.startswith(OURS)
 
     def attempts_on_record(self, outcome: str) -> dict[tuple[int, int], int]:
         """How many attempts have ended so by the store's own history, by handler and position."""

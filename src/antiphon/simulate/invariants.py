@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from antiphon.app import App
     from antiphon.simulate.world import World
 
+#: What stands in for the outside remembers, by host and port.
+Outside = Mapping[tuple[str, int], Mapping[str, Any]]
+
 #: The invariants that are checked elsewhere: two runs of one seed are compared by the search.
 ELSEWHERE = {
     "G0 deterministic": "Two runs of one seed, under different hash seeds, pass the same points.",
@@ -39,8 +42,9 @@ def catalogue() -> dict[str, str]:
 class CommittedLook:
     """What the application's own invariants see (``antiphon.Look``)."""
 
-    def __init__(self, reads: Reads) -> None:
+    def __init__(self, reads: Reads, outside: Outside) -> None:
         self._reads = reads
+        self._outside = outside
 
     def rows(self, service: str, sql: str, *parameters: Any) -> Sequence[Any]:
         """All rows of a query on the store of *service*."""
@@ -51,17 +55,28 @@ class CommittedLook:
         rows = self._reads.rows(service, sql, *parameters)
         return rows[0][0] if rows else None
 
+    def outside(self, host: str, port: int) -> Mapping[str, Any]:
+        """What the stand-in at an address remembers."""
+        return self._outside.get((host, port), {})
+
 
 class Inspector:
     """Asks all invariants, the engine's and the application's, of one run."""
 
-    def __init__(self, app: App, ledger: Ledger, reads: Reads, store_ms: Callable[[str], int | None]) -> None:
+    def __init__(
+        self,
+        app: App,
+        ledger: Ledger,
+        reads: Reads,
+        store_ms: Callable[[str], int | None],
+        outside: Outside | None = None,
+    ) -> None:
         services = list(app.services)
         stores = {name: [name] for name in services} if app.own_stores else {services[0]: services}
         self._app = app
         self._ledger = ledger
         self._history = History(reads, stores, bus=app.own_stores)
-        self._look = CommittedLook(reads)
+        self._look = CommittedLook(reads, outside or {})
         self._found: list[Violation] = []
         self.seen = Evidence(app, ledger, self._history, store_ms)
         ledger.on_death.append(self._died)
@@ -121,7 +136,7 @@ class Checks(Inspector):
     """The invariants of a world."""
 
     def __init__(self, world: World) -> None:
-        super().__init__(world.app, world.ledger, world, self._store_ms)
+        super().__init__(world.app, world.ledger, world, self._store_ms, world.outside)
         self._world = world
         self._told = 0
 

@@ -75,6 +75,8 @@ _ROW = (
     "WHERE h.name = ? AND l.id = ?"
 )
 _FOR_EVER_S = 1e9
+#: What only code of users does: fail when its work is done, never end, reject.
+_OF_USERS = frozenset({"after", "hang", "reject"})
 
 
 class SimulatedFailure(Exception):
@@ -180,7 +182,10 @@ class Watcher:
             self._fates[what] = None if text is None else Fate.parse(text)
         self._calls[what] = self._calls.get(what, 0) + 1
         fate = self._fates[what]
-        return attempt, fate.kind if fate is not None and self._calls[what] <= fate.calls else None
+        if fate is None or self._calls[what] > fate.calls:
+            return attempt, None
+        # A turn of a workflow is the engine's own: it writes what no later error of a handler could undo by itself.
+        return attempt, "raise" if spec.workflow is not None and fate.kind in _OF_USERS else fate.kind
 
     def ends(self, attempt: Attempt, error: BaseException | None) -> None:
         """Note how the call ended."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import random  # noqa: TID251  seeded: the seed decides everything
 import time
@@ -98,8 +99,12 @@ class World:
         self.effects.next_at = self._plan.next_at
         if record:
             self.effects.records = []
+        #: What those who stand in for the outside remember in this world.
+        self.outside: dict[tuple[str, int], dict[str, Any]] = {}
         for (host, port), protocols in app.stand_ins.items():
-            self.network.stand_in(host, port, protocols)
+            memory = self.outside.setdefault((host, port), {})
+            remembers = bool(inspect.signature(protocols).parameters)
+            self.network.stand_in(host, port, partial(protocols, memory) if remembers else protocols)
 
     # ------------------------------------------------------------------ for traffic and invariants
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from antiphon.model.envelope import Envelope
-from antiphon.ports import PUBLISHED, LoggedEvent
+from antiphon.ports import PUBLISHED, Ability, LoggedEvent
 from antiphon.store.base import SqlStore
 from antiphon.store.leases import note_removed, subscribe
 
@@ -22,6 +22,7 @@ class LogBus:
     twice, by a relay that died between sending and noting it, is taken once.
     """
 
+    abilities: frozenset[Ability] = frozenset({"positions", "rereads"})
     store: SqlStore
 
     async def open(self) -> None:

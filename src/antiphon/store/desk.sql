@@ -181,6 +181,7 @@ WHERE seq = (SELECT seq FROM antiphon_log WHERE id = ?) AND handler_id = (SELECT
 -- Calls that nothing refers to any more.
 SELECT event_id, handler, name FROM antiphon_effects AS e
 WHERE updated_ms < ? AND NOT EXISTS (SELECT 1 FROM antiphon_log AS l WHERE l.id = e.event_id)
+  AND NOT EXISTS (SELECT 1 FROM antiphon_runs AS r WHERE r.id = e.event_id AND r.workflow = e.handler)
 
 -- name: end_effect
 -- A call is forgotten.

@@ -84,10 +84,10 @@ async def newest_run(fetch: Fetch, workflow: str, key: str) -> RunView | None:
     return None if run is None else shown(run, await load_journal(fetch, run.nr))
 
 
-async def awaiting_runs(fetch: Fetch, workflow: str, event: Envelope) -> list[tuple[str, str]]:
-    """Id and order key of the live runs that *event* may be awaited by."""
+async def awaiting_runs(fetch: Fetch, workflow: str, event: Envelope) -> list[tuple[str, Address]]:
+    """The ids of the live runs that *event* may be awaited by, and where their internal events go."""
     found = await fetch("awaiting_runs", workflow, event.key, event.correlation_id)
-    return [(row[0], row[1]) for row in found]
+    return [(row[0], (workflow, row[1], row[2])) for row in found]
 
 
 def _new_row(run: Run) -> tuple[Any, ...]:

@@ -62,10 +62,10 @@ SELECT id FROM antiphon_runs WHERE key = ?2 AND workflow = ?1 ORDER BY nr DESC L
 
 -- name: awaiting_runs
 -- The live runs that an event may be awaited by: of its key, or of its correlation.
-SELECT id, order_key FROM antiphon_runs WHERE workflow = ?1 AND key = ?2
+SELECT id, order_key, correlation_id FROM antiphon_runs WHERE workflow = ?1 AND key = ?2
   AND state IN ('RUNNING', 'WAITING', 'PAUSED', 'COMPENSATING', 'STUCK')
 UNION
-SELECT id, order_key FROM antiphon_runs WHERE correlation_id = ?3 AND workflow = ?1
+SELECT id, order_key, correlation_id FROM antiphon_runs WHERE correlation_id = ?3 AND workflow = ?1
   AND state IN ('RUNNING', 'WAITING', 'PAUSED', 'COMPENSATING', 'STUCK')
 
 -- name: insert_run

@@ -16,6 +16,8 @@ NO_CHOICE = "States.NoChoiceMatched"
 INTRINSIC = "States.IntrinsicFailure"
 RESULT_PATH = "States.ResultPathMatchFailure"
 DATA_LIMIT = "States.DataLimitExceeded"
+#: Ours, and no wildcard means it: somebody has cancelled the run.
+CANCELLED = "Antiphon.Cancelled"
 TOLERATED = "States.ExceedToleratedFailureThreshold"
 
 
@@ -27,13 +29,14 @@ def runtime_error(cause: str) -> StateFailed:
 def is_meant(error: str | None, names: Iterable[str]) -> bool:
     """Whether a retrier or catcher of *names* means *error*.
 
-    The wildcards mean neither ``States.Runtime``, which nothing catches, nor (TaskFailed) a time-out.
+    Nothing means ``States.Runtime``. The wildcards mean no cancellation, and TaskFailed no time-out.
     """
     if error == RUNTIME:
         return False
-    for name in names:
-        if name in (error, ALL) or (name == TASK_FAILED and error != TIMEOUT):
-            return True
-        if name == TIMEOUT and error == HEARTBEAT_TIMEOUT:
-            return True
-    return False
+    return any(name == error or _is_wildcard_for(name, error) for name in names)
+
+
+def _is_wildcard_for(name: str, error: str | None) -> bool:
+    if name == TIMEOUT:
+        return error == HEARTBEAT_TIMEOUT
+    return error != CANCELLED and (name == ALL or (name == TASK_FAILED and error != TIMEOUT))

@@ -8,15 +8,16 @@ from typing import Any
 
 import msgspec
 
-from antiphon.errors import DeclarationError, NotAnnotated, StateFailed
+from antiphon.errors import AmbiguousEffect, DeclarationError, NotAnnotated, StateFailed
 from antiphon.model.delivery import DeadLetter, RetryAt, Status, Verdict
 from antiphon.model.retry import Retry
 from antiphon.model.workflows import Kind, Mark, Record
 from antiphon.policy.attempts import decide
 from antiphon.policy.words import MESSAGE_LIMIT, bounded, describe, message_of, sole_error
+from antiphon.runtime.effects import Effects
 from antiphon.runtime.invoke import as_failure
 from antiphon.runtime.transaction import Transaction
-from antiphon.runtime.workflow.steps import Callee, begin, go_outside, write
+from antiphon.runtime.workflow.steps import Callee, begin, go_outside, leave, write
 from antiphon.runtime.workflow.turn import BRANCH, Turn
 
 
@@ -35,21 +36,28 @@ class Attempt(msgspec.Struct, frozen=True, gc=False):
 async def carry_out(turn: Turn, wanted: Attempt, position: str, record: Record | None) -> Record:
     """Attempt it until it is DONE or FAILED; returns its record. Raises Parked if it has to wait for an attempt."""
     branch = BRANCH.get()
+    step = wanted.step
     while record is None or record.mark is Mark.RETRY:
         if record is not None and (branch.frozen or (record.due_ms or 0) > turn.now_ms):
             turn.park(record)
-        tx = turn.tx if turn.tx.attached else Transaction(turn.tx.store, turn.tx.publisher, turn.tx.cause)
         branch.busy = wanted.name
+        if step.has_effects:
+            await leave(turn)
+        tx = turn.tx if turn.tx.attached else Transaction(turn.tx.store, turn.tx.publisher, turn.tx.cause)
+        if step.has_effects and turn.tx.lease is not None:
+            tx.effects = Effects(turn.clock, turn.tx.lease, turn.run.id, tx, f"{position}.")
         try:
-            result, rest = begin(wanted.step, wanted.args, wanted.named, tx, turn.clock)
+            result, rest = begin(step, wanted.args, wanted.named, tx, turn.clock)
             if rest is not None:
-                result = await go_outside(turn, rest, wanted.step, wanted.timeout)
+                result = await go_outside(turn, rest, step, wanted.timeout)
             data = write(result)
         except BaseException as error:
             await tx.back_to_mark(error)
             failure = as_failure(error)
             if failure is None:
                 raise
+            if tx.effects is not None:
+                turn.outcomes.append(tx.effects)
             record = _failed(turn, wanted, position, record, failure)
             continue
         finally:
@@ -80,6 +88,9 @@ def _failed(turn: Turn, wanted: Attempt, position: str, record: Record | None, f
     error = sole_error(failure)
     kind, message = _named(error)
     told = {"attempts": number, "error_type": kind, "error": message}
+    if isinstance(error, AmbiguousEffect):
+        turn.change(record, Mark.RETRY, **told)
+        turn.halt(str(error))
     if not isinstance(verdict, RetryAt):
         return turn.change(record, Mark.FAILED, **told)
     turn.change(record, Mark.RETRY, due_ms=verdict.due_ms, **told)

@@ -78,8 +78,7 @@ class Engine:
         unit = await tx.unit()
         now = tx.publisher.clock.now_ms()
         await rows.put_arrival(unit, spec.name, envelope, envelope.type, envelope.correlation_id, envelope.data, now)
-        for run_id, order_key in await rows.awaiting_runs(tx.rows, spec.name, envelope):
-            address = (spec.name, order_key, envelope.correlation_id)
+        for run_id, address in await rows.awaiting_runs(tx.rows, spec.name, envelope):
             advance = advance_envelope(Advance(run_id), address, tx.publisher.clock.new_id(), now, envelope)
             tx.outgoing.append((advance, INTERNAL))
 

@@ -132,7 +132,7 @@ class _Passage:
     async def _lane(self) -> None:
         while self.at < len(self.lines):
             line = self.lines[self.at]
-            if not self.is_over and not line.branch.goes_on_in(self.turn.journal):
+            if not self.is_over and line.branch.prefix not in self.turn.begun:
                 if self.limit is not None and self.under_way >= self.limit:
                     return
                 if self.failed > self.allowed:

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import msgspec
 
 from antiphon.errors import DeclarationError, StepFailed, WaitTimedOut, WorkflowCancelled
+from antiphon.model.envelope import Envelope
 from antiphon.model.events import event_type_of
 from antiphon.model.retry import Retry, milliseconds
 from antiphon.model.workflows import Kind, Mark, Record
+from antiphon.runtime.answers import timed_out
 from antiphon.runtime.workflow import gathering, undoing
 from antiphon.runtime.workflow.attempting import Attempt, carry_out
 from antiphon.runtime.workflow.children import Startable, await_child
@@ -64,6 +66,7 @@ class Workflow:
         name: str,
         starts: type[Any] | tuple[type[Any], ...],
         resources: Mapping[str, Callable[..., Any] | type[Any]],
+        undo: Mapping[str, Callable[..., Any] | type[Any]] | None = None,
         key: str | Callable[[Any], Any] | None = None,
         input: Callable[[Any], Any] | None = None,
         publishes: tuple[type[Any], ...] = (),
@@ -73,10 +76,12 @@ class Workflow:
         """The state machine of a *definition* in the Amazon States Language; ``service.add`` lets a service carry it.
 
         *definition* is its JSON text, what is in it, or its file. *resources* gives for each resource that a Task names
-        the function that it calls, or the class of the event that it publishes. An event of *starts* begins a run of
-        the *key* that a field or a function of it gives (None: the event's own) on its data, or on what the function
-        *input* makes of it. The functions may publish the events in *publishes*. Several machines of one *name* differ
-        in *version*. Raises DeclarationError, naming the place, for what is wrong in the definition or not supported.
+        the function that it calls, the class of the event that it publishes, or that of the command that it sends and
+        whose answer it waits for; *undo* the function, or the command, that takes it back when a run is cancelled or
+        fails. An event of *starts* begins a run of the *key* that a field or a function of it gives (None: the event's
+        own) on its data, or on what the function *input* makes of it. The functions may publish the events in
+        *publishes*. Several machines of one *name* differ in *version*. Raises DeclarationError, naming the place, for
+        what is wrong in the definition or not supported.
         """
         from antiphon.runtime.workflow.machines import declared
 
@@ -85,6 +90,7 @@ class Workflow:
             name,
             resources,
             starts,
+            undo=undo or {},
             publishes=publishes,
             key=key,
             version=version,
@@ -198,12 +204,14 @@ class Workflow:
     ) -> T:
         """Publish *command*, and return the event of *replies* that was published because of it.
 
-        A reply that comes too late is kept and taken by nobody. *undo* is a command that takes back what *command*
-        may have done: when the run is undone it is sent whatever the answer was, or if there was none, and its own
-        answer is awaited; if it is refused, the run is STUCK. Raises as `publish` and `wait_for`.
+        *timeout* is the command's deadline too; a reply that comes later is recorded as late, and taken by nobody.
+        *undo* is a command that takes back what *command* may have done: when the run is undone it is sent whatever
+        the answer was, or if there was none, and its own answer is awaited; if it is refused, the run is STUCK.
+        Raises as `publish` and `wait_for`.
         """
         name, read = self._awaited(replies)
-        position, command_id = self._publish(command)
+        is_answered = event_type_of(command).target is not None
+        position, command_id = self._publish(command, timeout if is_answered else None)
         if undo is not None:
             self._awaited(undoing.replies_to(undo))
             self._turn.undoable.append(UndoableRequest(position, self._turn.journal[position].nr, name, undo))
@@ -211,7 +219,11 @@ class Workflow:
         def meant(arrival: rows.Arrival) -> bool:
             return arrival.causation_id == command_id
 
-        return await self._wait(name, read, meant, timeout)  # type: ignore[no-any-return]
+        def unanswered() -> None:
+            if is_answered:
+                self._turn.send(timed_out(self._sent(command, command_id), self._turn.clock.now_ms()))
+
+        return await self._wait(name, read, meant, timeout, unanswered)  # type: ignore[no-any-return]
 
     def _awaited(self, events: Sequence[type]) -> tuple[str, Callable[[Any], Any]]:
         """The name of a wait for *events*, and what reads one of them. Raises DeclarationError."""
@@ -237,6 +249,7 @@ class Workflow:
         read: Callable[[Any], Any],
         meant: Callable[[rows.Arrival], bool] | None,
         timeout: timedelta | None,
+        unanswered: Callable[[], None] | None = None,
     ) -> Any:
         turn = self._turn
         position, record = turn.find(Kind.WAIT, name)
@@ -245,14 +258,19 @@ class Workflow:
             if timeout is not None:
                 turn.set_timer(record, turn.now_ms + milliseconds(timeout))
         if record.mark is Mark.WAITING:
-            await self._look(record, meant)
+            await self._look(record, meant, unanswered)
         if record.mark is Mark.DONE and record.result is not None:
             return read(msgspec.json.decode(record.result, type=Taken))
         if record.mark is Mark.TIMED_OUT:
             raise WaitTimedOut(f"{name} did not come in time", where=turn.spec.name)
         raise _cancelled(turn)
 
-    async def _look(self, record: Record, meant: Callable[[rows.Arrival], bool] | None) -> None:
+    async def _look(
+        self,
+        record: Record,
+        meant: Callable[[rows.Arrival], bool] | None,
+        unanswered: Callable[[], None] | None,
+    ) -> None:
         """Close a wait with what has arrived, or as cancelled or timed out. Raises Parked if it is none of these."""
         turn = self._turn
         if turn.is_cancelled(record):
@@ -271,6 +289,8 @@ class Workflow:
         if record.due_ms is None or record.due_ms > turn.now_ms:
             turn.park(record)
         turn.change(record, Mark.TIMED_OUT)
+        if unanswered is not None:
+            unanswered()
 
     # ------------------------------------------------------------------ several at once, and others
 
@@ -306,14 +326,28 @@ class Workflow:
         """Publish *event*, once; returns its id. Raises InvalidEvent, NotAnnotated."""
         return self._publish(event)[1]
 
-    def _publish(self, event: object) -> tuple[str, str]:
+    def _publish(self, event: object, within: timedelta | None = None) -> tuple[str, str]:
         """The position and the id of the event that `publish` publishes."""
         turn = self._turn
         name = event_type_of(event).name
         position, record = turn.find(Kind.PUBLISH, name)
         if record is None:
-            record = turn.close(position, Kind.PUBLISH, name, write(turn.publish(event).id))
+            record = turn.close(position, Kind.PUBLISH, name, write(turn.publish(event, within).id))
         return position, msgspec.json.decode(record.result or b"null", type=str)
+
+    def _sent(self, command: object, command_id: str) -> Envelope:
+        """The envelope of a command that was sent, as far as its answers are addressed by it."""
+        turn, event_type = self._turn, event_type_of(command)
+        return Envelope(
+            command_id,
+            event_type.name,
+            event_type.version,
+            event_type.key_of(command),
+            turn.spec.service,
+            turn.clock.now_ms(),
+            b"",
+            turn.run.correlation_id,
+        )
 
     def now(self) -> datetime:
         """The time, in UTC, as it was at the first passage."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -12,14 +13,23 @@ from typing import Any
 
 import msgspec
 
-from antiphon.errors import DeclarationError, StateFailed, StepFailed, WaitTimedOut, WorkflowError
+from antiphon.errors import (
+    DeclarationError,
+    HandlerTimeout,
+    InvalidEvent,
+    StateFailed,
+    StepFailed,
+    WaitTimedOut,
+    WorkflowCancelled,
+    WorkflowError,
+)
+from antiphon.model.commands import Refused
 from antiphon.model.events import EventType, event_type_of
 from antiphon.model.retry import Retry
 from antiphon.policy.asl import failures
 from antiphon.policy.asl.choices import moment_of
 from antiphon.policy.asl.loading import load
 from antiphon.policy.asl.machine import (
-    Catcher,
     Choice,
     Fail,
     Left,
@@ -36,16 +46,17 @@ from antiphon.policy.asl.scope import Scope
 from antiphon.policy.asl.values import checked
 from antiphon.policy.words import moment
 from antiphon.runtime.workflow.handle import Workflow
-from antiphon.runtime.workflow.resources import Published, Resource, resource_of
+from antiphon.runtime.workflow.resources import Asked, Called, Published, Resource, resources_of
 from antiphon.runtime.workflow.steps import write
 
 #: A definition: its JSON text, what is in it, or the file that holds it.
 Definition = str | bytes | Mapping[str, Any] | Path
-#: States that one run enters at most, branches included: a loop that never waits has to end.
+#: States that a machine, or a branch of one, enters at most: a loop that never waits has to end.
 MOST_STATES = 25_000
+#: After so many states others get their turn, whatever the states were.
+_PAUSE_AFTER = 500
 _ONCE = Retry(attempts=1)
 _DEFAULT_TIMEOUT_S = 60
-_TIMEOUTS = {"HandlerTimeout": failures.TIMEOUT}
 
 
 class MachineTimedOut(WorkflowError):
@@ -68,7 +79,6 @@ class Execution:
         self.machine = machine
         self.resources = resources
         self.wf = wf
-        self.entered = 0
 
     async def run(self, value: Any) -> Any:
         """The output of the machine for the input *value*. Raises StateFailed, MachineTimedOut, WorkflowCancelled."""
@@ -103,11 +113,14 @@ class Execution:
         """The output of a machine, or of a branch of one."""
         place = replace(place, variables=dict(place.variables))
         name: str | None = machine.start
+        entered = 0
         while name is not None:
             state = machine.states[name]
-            self.entered += 1
-            if self.entered > MOST_STATES:
-                raise failures.runtime_error(f"the run has entered more than {MOST_STATES:,} states")
+            entered += 1
+            if entered > MOST_STATES:
+                raise failures.runtime_error(f"it has entered more than {MOST_STATES:,} states")
+            if entered % _PAUSE_AFTER == 0:
+                await self.wf.step(_let_others_run, name="pause")
             if not place.depth:
                 self.wf.show({"state": name})
             left = await self._enter(state, value, place)
@@ -174,10 +187,13 @@ class Execution:
             try:
                 result = await self._attempt(state, scope, place)
                 return state.flow.leave(state.name, scope, checked(result, state.name), state.next, is_new=True)
+            except WorkflowCancelled as cancelled:
+                failure = StateFailed(failures.CANCELLED, cancelled.what)
+                return _caught(state, scope, failure, cancelled)
             except StateFailed as failure:
                 delay = self._retry_delay(state, failure, retried)
                 if delay is None:
-                    return _caught(state, scope, failure)
+                    return _caught(state, scope, failure, failure)
             count = sum(retried)
             await self._sleep(timedelta(seconds=delay), f"{state.name} (retry {count})")
             scope = replace(scope, context={**scope.context, "State": {**scope.context["State"], "RetryCount": count}})
@@ -257,25 +273,52 @@ class Execution:
         value = state.flow.enter(chosen)
         timeout_s = _DEFAULT_TIMEOUT_S if state.timeout is None else state.timeout(chosen)
         beat_s = None if state.heartbeat is None else state.heartbeat(chosen)
-        left = self._time_left()
         limit = timedelta(seconds=timeout_s)
+        bounded = None if state.timeout is None else limit
         resource = self.resources[state.resource]
-        result = await self._step(state, resource, value, limit if left is None else min(limit, left), beat_s)
+        if isinstance(resource, Asked):
+            result = await self._ask(resource, value, bounded)
+        else:
+            arguments = (value, None if state.has_token else beat_s)
+            left = self._time_left()
+            result = await self._step(state.name, resource, arguments, limit if left is None else min(limit, left))
         if token is None:
             return result
-        bounded = None if state.timeout is None else limit
-        return await self._answer(state, token, bounded, None if beat_s is None else timedelta(seconds=beat_s))
+        return await self._answer(token, bounded, None if beat_s is None else timedelta(seconds=beat_s))
 
-    async def _step(self, state: Task, resource: Resource, value: Any, limit: timedelta, beat_s: float | None) -> Any:
-        heard_s = None if state.has_token else beat_s
+    async def _step(self, name: str, resource: Called, arguments: tuple[Any, Any], limit: timedelta) -> Any:
         try:
-            return await self.wf.step(resource.call, value, heard_s, retry=_ONCE, name=state.name, timeout=limit)
+            return await self.wf.step(
+                resource.call, *arguments, retry=_ONCE, name=name, timeout=limit, undo=resource.undo
+            )
         except StepFailed as failed:
-            if failed.error_type == "HandlerTimeout":
+            if failed.error_type == HandlerTimeout.__name__:
                 self._time_left()
-            raise StateFailed(_TIMEOUTS.get(failed.error_type, failed.error_type), failed.message or None) from failed
+                raise StateFailed(failures.TIMEOUT, failed.message) from failed
+            raise StateFailed(failed.error_type, failed.message or None) from failed
 
-    async def _answer(self, state: Task, token: str, limit: timedelta | None, beat: timedelta | None) -> Any:
+    async def _ask(self, resource: Asked, value: Any, limit: timedelta | None) -> Any:
+        """The answer to a command, with its type. Raises StateFailed if it is refused, or does not come in time."""
+        try:
+            command, undo = resource.questions(value)
+        except InvalidEvent as error:
+            raise StateFailed(type(error).__name__, str(error)) from error
+        left = self._time_left()
+        bounds = [each for each in (limit, left) if each is not None]
+        try:
+            reply: object = await self.wf.request(
+                command, *resource.replies, timeout=min(bounds, default=None), undo=undo
+            )
+        except WaitTimedOut as late:
+            if left is not None and (limit is None or left < limit):
+                raise self._timed_out() from late
+            raise StateFailed(failures.TIMEOUT, str(late)) from late
+        if isinstance(reply, Refused):
+            raise StateFailed("Refused", reply.reason)
+        kind = event_type_of(reply)
+        return {"type": kind.name, "data": msgspec.json.decode(kind.encode(reply))}
+
+    async def _answer(self, token: str, limit: timedelta | None, beat: timedelta | None) -> Any:
         """What whoever has the token reports as the result of a task."""
         name = task_signal(token)
         due = None if limit is None else self.wf.now() + limit
@@ -295,6 +338,10 @@ class Execution:
             if told.get("act") == "fail":
                 raise StateFailed(told.get("error"), told.get("cause"))
             return told.get("output")
+
+
+async def _let_others_run() -> None:
+    await asyncio.sleep(0)
 
 
 def task_signal(token: str) -> str:
@@ -320,18 +367,14 @@ def _choose(state: Choice, scope: Scope) -> Left:
     return flow.leave(state.name, scope, value, state.default, is_new=False)
 
 
-def _caught(state: Working, scope: Scope, failure: StateFailed) -> Left:
-    """Where a failed state goes on. Raises the failure if nobody catches it."""
+def _caught(state: Working, scope: Scope, failure: StateFailed, otherwise: Exception) -> Left:
+    """Where a failed state goes on. Raises *otherwise* if nobody catches the failure."""
     for catcher in state.catchers:
         if failures.is_meant(failure.error, catcher.errors):
-            return _leave_failed(state, catcher, scope, failure)
-    raise failure
-
-
-def _leave_failed(state: Working, catcher: Catcher, scope: Scope, failure: StateFailed) -> Left:
-    output = {"Error": failure.error or "", "Cause": failure.cause or ""}
-    seen = scope.told("errorOutput", output)
-    return catcher.flow.leave(state.name, seen, output, catcher.next, is_new=False)
+            output = {"Error": failure.error or "", "Cause": failure.cause or ""}
+            seen = scope.told("errorOutput", output)
+            return catcher.flow.leave(state.name, seen, output, catcher.next, is_new=False)
+    raise otherwise
 
 
 @dataclass(frozen=True)
@@ -342,6 +385,7 @@ class StateMachine:
     machine: Machine
     resources: Mapping[str, Resource]
     starts: tuple[EventType, ...]
+    awaits: tuple[EventType, ...]
     publishes: tuple[EventType, ...]
     key: str | Callable[[Any], Any] | None
     version: int
@@ -361,6 +405,7 @@ def declared(
     resources: Mapping[str, Any],
     starts: type[Any] | tuple[type[Any], ...],
     *,
+    undo: Mapping[str, Any],
     publishes: tuple[type[Any], ...],
     key: str | Callable[[Any], Any] | None,
     version: int,
@@ -371,15 +416,15 @@ def declared(
     where = f"state machine {name!r}"
     text = definition.read_bytes() if isinstance(definition, Path) else definition
     machine = load(text, where)
-    found = {each: resource_of(target) for each, target in resources.items()}
+    found = resources_of(resources, undo)
     if missing := [each for each in machine.resources if each not in found]:
         raise DeclarationError(
             f"its tasks call {', '.join(missing)}, for which there is no function",
             where=where,
             mend="Say resources={the resource: the function}",
         )
-    told = [each.event_type for each in found.values() if isinstance(each, Published)]
-    types = dict.fromkeys([*told, *(event_type_of(each) for each in publishes)])
+    told = [kind for each in found.values() if isinstance(each, Asked | Published) for kind in each.publishes]
+    awaited = [kind for each in found.values() if isinstance(each, Asked) for kind in each.awaits]
     first = starts if isinstance(starts, tuple) else (starts,)
     if not first:
         raise DeclarationError("no event starts it", where=where, mend="Say starts=TheEvent")
@@ -388,7 +433,8 @@ def declared(
         machine=machine,
         resources=found,
         starts=tuple(event_type_of(each) for each in first),
-        publishes=tuple(types),
+        awaits=tuple(dict.fromkeys(awaited)),
+        publishes=tuple(dict.fromkeys([*told, *(event_type_of(each) for each in publishes)])),
         key=key,
         version=version,
         concurrency=concurrency,

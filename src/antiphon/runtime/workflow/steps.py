@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from datetime import timedelta
 from functools import lru_cache
 from typing import Any
@@ -29,7 +30,8 @@ class Callee:
         hints: Mapping[str, Any] = signatures.resolve(fn, closure(fn), where) if inspect.isroutine(fn) else {}
         self.fn = fn
         self.name: str | None = getattr(fn, "__name__", None)
-        self.given = signatures.injected(fn, hints, where) if hints else ()
+        self.given = signatures.injected(fn, hints, where, has_effects=True) if hints else ()
+        self.has_effects = any(kind == "effects" for _, kind in self.given)
         self.session = next((name for name, kind in self.given if kind == "session"), None)
         self.is_async = inspect.iscoroutinefunction(fn)
         self.takes_result = inspect.isroutine(fn) and _RESULT in inspect.signature(fn).parameters
@@ -53,10 +55,10 @@ class Callee:
                 given[name] = tx
             elif kind == "sync_transaction":
                 given[name] = SyncTransaction(tx, asyncio.get_running_loop())
-            elif kind == "session":
-                given[name] = None
+            elif kind == "effects":
+                given[name] = tx.effects
             else:
-                raise DeclarationError(f"a step has no {kind}", where=self.name or "")
+                given[name] = None  # a session: it is opened where the step is called
         return given
 
 
@@ -121,13 +123,24 @@ async def go_outside(turn: Turn, call: Awaitable[Any], step: Callee, limit: time
         ) from error
 
 
+async def leave(turn: Turn) -> None:
+    """Go on outside the batch: what awaits the outside by way of other transactions cannot begin within."""
+    await turn.leave_batch()
+    if turn.tx.attached:
+        await asyncio.sleep(0)
+
+
 def closure(fn: Callable[..., Any]) -> Mapping[str, Any]:
-    """The names that a function inside a function can mean in its annotations."""
+    """The names that a function inside a function can mean in its annotations; what is assigned later is no class."""
     plain = inspect.unwrap(fn)
     code, cells = getattr(plain, "__code__", None), getattr(plain, "__closure__", None)
     if code is None or not cells:
         return {}
-    return {name: cell.cell_contents for name, cell in zip(code.co_freevars, cells, strict=True)}
+    found: dict[str, Any] = {}
+    for name, cell in zip(code.co_freevars, cells, strict=True):
+        with suppress(ValueError):  # the cell is empty as yet
+            found[name] = cell.cell_contents
+    return found
 
 
 def _plain(value: Any) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Container
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import cached_property
 from typing import Any, NoReturn
 
 import msgspec
@@ -15,6 +17,7 @@ from antiphon.model.retry import Retry
 from antiphon.model.workflows import ENDED, Advance, Kind, Mark, Record, Run, RunState, WorkflowSpec, advance_envelope
 from antiphon.policy import journal as journals
 from antiphon.ports import INTERNAL, Clock, Timer, Unit
+from antiphon.runtime.effects import Effects
 from antiphon.runtime.transaction import Transaction
 from antiphon.store import workflows as rows
 
@@ -96,6 +99,7 @@ class Turn:
         self.tx = tx
         self.clock: Clock = tx.publisher.clock
         self.journal = {record.position: record for record in records}
+        self._before = tuple(self.journal)
         self.root = Branch(frozen=rehearsal)
         self.visited: set[str] = set()
         self.undoable: list[Undoable | UndoableRequest] = []
@@ -115,6 +119,8 @@ class Turn:
         self.compensating = False
         self.compensated = False
         self.cancelling = False
+        #: Calls to the outside of steps that have failed: what became of them is written with the failure.
+        self.outcomes: list[Effects] = []
         self._nr = max([record.nr for record in records], default=0)
         self._unsaved: dict[str, Record] = {}
         self._outgoing: list[tuple[Envelope, int]] = []
@@ -201,6 +207,15 @@ class Turn:
         envelope = self.advance_envelope(Advance(self.run.id), record.timer)
         self._timers.append(Timer(record.timer, due_ms, "store", None, envelope, INTERNAL))
 
+    @cached_property
+    def begun(self) -> frozenset[str]:
+        """The prefixes of the branches that have done something in an earlier turn."""
+        found: set[str] = set()
+        for position in self._before:
+            parts = position.split(".")
+            found.update(f"{'.'.join(parts[:end])}." for end in range(2, len(parts), 2))
+        return frozenset(found)
+
     # ------------------------------------------------------------------ waiting and stopping
 
     def park(self, record: Record) -> NoReturn:
@@ -225,9 +240,9 @@ class Turn:
 
     # ------------------------------------------------------------------ what it publishes
 
-    def publish(self, event: object) -> Envelope:
-        """Publish *event* with what the turn writes. Raises InvalidEvent, NotAnnotated."""
-        self.tx.publish(event)
+    def publish(self, event: object, within: timedelta | None = None) -> Envelope:
+        """Publish *event* with what the turn writes, with a deadline if *within*. Raises InvalidEvent, NotAnnotated."""
+        self.tx.publish(event, within=within)
         published = self.tx.outgoing.pop()
         self._outgoing.append(published)
         return published[0]
@@ -252,6 +267,9 @@ class Turn:
         """Write what the turn has come to, except what is published. Raises LeaseLost if the run has moved on."""
         self.run.updated_ms = self.clock.now_ms()
         await rows.save_run(unit, self.run)
+        for effects in self.outcomes:
+            await effects.record(unit)
+        self.outcomes = []
         if self._unsaved:
             await rows.put_records(unit, self.run.nr, self._unsaved.values())
             self._unsaved = {}
@@ -277,6 +295,8 @@ class Turn:
         """Commit a step that ran outside the batch, with all that was recorded before it."""
         try:
             unit = await tx.unit()
+            if tx.effects is not None:
+                await tx.effects.record(unit)
             await self.write(unit)
             tx.outgoing[:0] = self._outgoing
             self._outgoing = []

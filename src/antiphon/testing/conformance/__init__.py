@@ -9,12 +9,13 @@ promise. It raises AssertionError, which tells what was found instead. No test f
 *make_store* is called as ``make_store(path, clock=clock, owner="name")`` and gives a `antiphon.ports.Store`
 that is not open yet. Several with one path are several processes on one database; *owner* names each.
 For a database server, *path* is a name that is unique to the check. Time is the checks' own: a store asks
-the clock that it is given and no other. The same goes for ``BUS_CHECKS`` and a factory of `antiphon.ports.Bus`.
+the clock that it is given and no other. The same goes for a factory of `antiphon.ports.Bus` and ``BUS_CHECKS``;
+`bus_checks` gives those that hold for the abilities which a bus declares.
 """
 
 from __future__ import annotations
 
-from antiphon.testing.conformance.bus import BUS_CHECKS
+from antiphon.testing.conformance.bus import BUS_CHECKS, bus_checks
 from antiphon.testing.conformance.deliveries import DELIVERY_CHECKS
 from antiphon.testing.conformance.kit import BusCheck, MakeBus, MakeStore, StoreCheck
 from antiphon.testing.conformance.leases import LEASE_CHECKS
@@ -22,7 +23,7 @@ from antiphon.testing.conformance.log import LOG_CHECKS, read_backlog
 from antiphon.testing.conformance.talking import TALKING_CHECKS
 from antiphon.testing.conformance.timers import TIMER_CHECKS
 
-__all__ = ["BUS_CHECKS", "STORE_CHECKS", "BusCheck", "MakeBus", "MakeStore", "StoreCheck", "read_backlog"]
+__all__ = ["BUS_CHECKS", "STORE_CHECKS", "BusCheck", "MakeBus", "MakeStore", "StoreCheck", "bus_checks", "read_backlog"]
 
 #: Everything that a store promises, from the log upwards.
 STORE_CHECKS: list[StoreCheck] = [*LOG_CHECKS, *LEASE_CHECKS, *DELIVERY_CHECKS, *TIMER_CHECKS, *TALKING_CHECKS]

@@ -1,0 +1,1 @@
+"""Workflows beside DBOS: ``python -m benchmarks.dbos``."""

@@ -1,0 +1,1 @@
+"""The benchmark beside the peers: ``python -m benchmarks.peers``."""

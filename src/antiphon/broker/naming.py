@@ -1,0 +1,27 @@
+"""Names on a bus."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
+
+
+def quoted(name: str) -> str:
+    """*name* as one part of a subject or routing key: what has a meaning there is written ``=<hex>``."""
+    return _UNSAFE.sub(lambda match: "".join(f"={byte:02X}" for byte in match[0].encode()), name)
+
+
+def without_name(url: str) -> tuple[str, str | None]:
+    """*url* without ``name=...`` in its query, and that name."""
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query))
+    name = query.pop("name", None)
+    return parts._replace(query=urlencode(query)).geturl(), name
+
+
+def shown(url: str) -> str:
+    """*url* as it may be shown: without user and password."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

@@ -1,0 +1,215 @@
+"""NATS JetStream as the bus: one stream, read by position.
+
+An event lies at the subject ``antiphon.<name>.<service>.<Type>`` as CloudEvents says for NATS: attributes as headers
+``ce-...``, the data as payload. A receiver's position is the stream's sequence number, kept in its own store and moved
+with the events in one transaction, so there is nothing to acknowledge. The message id is the event's: JetStream drops
+what a sender repeats within two minutes, the inbox whatever is repeated later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+
+import nats
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext, api
+from nats.js.errors import KeyNotFoundError, NoKeysError
+
+from antiphon.broker.feed import PATIENCE_S, Feed, Feeds
+from antiphon.broker.naming import quoted, shown
+from antiphon.errors import BusError, InvalidEvent
+from antiphon.model.envelope import Envelope
+from antiphon.model.retry import milliseconds
+from antiphon.ports import Ability, Clock, LoggedEvent, Unreadable
+from antiphon.wire import from_message, to_binary
+
+_CHUNK = 256
+_FETCH_S = 30.0
+_PURGE_EVERY_MS = 600_000
+#: Left of the server's limit for the headers of a message.
+_HEADERS = 16 * 1024
+#: The stream positions of the pieces of data that is larger than the server takes in one message.
+_PIECES = "antiphon-pieces"
+
+
+class NatsBus(Feeds):
+    """A bus on a JetStream stream (``ports.Bus``). *keep*: what was taken stays readable for so long."""
+
+    abilities: frozenset[Ability] = frozenset({"rereads"})
+
+    def __init__(self, url: str, *, name: str, clock: Clock, keep: timedelta) -> None:
+        self._url = url
+        super().__init__(shown(url))
+        self._stream = f"antiphon_{name}"
+        self._prefix = f"antiphon.{name}"
+        self._clock = clock
+        self._keep_ms = milliseconds(keep)
+        self._purged_ms = clock.now_ms()
+        self._client: Client | None = None
+
+    async def open(self) -> None:
+        """Connect; the client connects again by itself from then on. Raises BusError."""
+        if self._client is not None and not self._client.is_closed:
+            return
+        async with self._translated("cannot be reached", nats.errors.Error):
+            self._client = await nats.connect(
+                self._url,
+                name=self._prefix,
+                allow_reconnect=True,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=0.5,
+                connect_timeout=PATIENCE_S,
+                error_cb=_nothing,
+            )
+
+    async def close(self) -> None:
+        """Disconnect. Idempotent."""
+        await self._close_feeds()
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    async def expect(self, receivers: Mapping[str, Sequence[str]]) -> None:
+        """Make the stream, and a note for each receiver of how far it is. Raises BusError."""
+        js = self._js()
+        async with self._translated("cannot make the stream", nats.errors.Error):
+            await js.add_stream(name=self._stream, subjects=[f"{self._prefix}.>"])
+            notes = await js.create_key_value(bucket=self._stream)
+            for receiver in receivers:
+                try:
+                    await notes.get(receiver)
+                except KeyNotFoundError:
+                    await notes.create(receiver, b"0")
+
+    async def send(self, sender: str, after_seq: int, upto_seq: int, events: Sequence[Envelope]) -> int:
+        """Publish all of *events*; returns when the stream holds each. Raises BusError."""
+        js = self._js()
+        acks: list[asyncio.Future[api.PubAck]] = []
+        async with self._translated("has not confirmed", nats.errors.Error):
+            try:
+                for event in events:
+                    headers, body = to_binary(event)
+                    if len(body) > self._largest:
+                        headers[_PIECES], body = await self._in_pieces(body), b""
+                    headers[api.Header.MSG_ID] = event.id
+                    subject = f"{self._prefix}.{quoted(event.service)}.{quoted(event.type)}"
+                    acks.append(await js.publish_async(subject, body, headers=headers))
+                await asyncio.gather(*acks)
+            finally:
+                for ack in acks:
+                    ack.cancel()
+        return upto_seq
+
+    async def position(self, sender: str) -> int | None:
+        """Nothing: the sender's note counts."""
+        return None
+
+    async def report(self, receiver: str, seq: int) -> None:
+        """Note how far *receiver* is; now and then remove what is old and taken by all. Raises BusError."""
+        async with self._translated("cannot note a position", nats.errors.Error):
+            notes = await self._js().key_value(self._stream)
+            known = int((await notes.get(receiver)).value or b"0")
+            if seq > known:
+                await notes.put(receiver, str(seq).encode())
+        if self._clock.now_ms() - self._purged_ms >= _PURGE_EVERY_MS:
+            self._purged_ms = self._clock.now_ms()
+            await self.purge(self._clock.now_ms() - self._keep_ms)
+
+    async def purge(self, before_ms: int) -> None:
+        """Remove what was sent before a time (Unix milliseconds) and has been taken by every receiver."""
+        js = self._js()
+        async with self._translated("cannot remove what is old", nats.errors.Error):
+            notes = await js.key_value(self._stream)
+            try:
+                positions = [int((await notes.get(key)).value or b"0") for key in await notes.keys()]
+            except NoKeysError:
+                return
+            state = (await js.stream_info(self._stream)).state
+            low, high = state.first_seq, min(*positions, state.last_seq) + 1
+            while low < high:
+                middle = (low + high) // 2
+                sent = (await js.get_msg(self._stream, middle)).time
+                if sent is not None and sent.timestamp() * 1000 < before_ms:
+                    low = middle + 1
+                else:
+                    high = middle
+            await js.purge_stream(self._stream, seq=low)
+
+    # ------------------------------------------------------------------ inside
+
+    async def _newest(self) -> int:
+        js = self._js()
+        async with self._translated("cannot be read", nats.errors.Error):
+            return (await js.stream_info(self._stream)).state.last_seq
+
+    def _js(self) -> JetStreamContext:
+        if self._client is None:
+            raise BusError("it is not connected", where=self._where)
+        return self._client.jetstream(timeout=PATIENCE_S)
+
+    @property
+    def _largest(self) -> int:
+        assert self._client is not None
+        return self._client.max_payload - _HEADERS
+
+    async def _in_pieces(self, body: bytes) -> str:
+        """Publish data that is too large for one message before its event; where it lies."""
+        pieces = [body[at : at + self._largest] for at in range(0, len(body), self._largest)]
+        subject = f"{self._prefix}.pieces"
+        return ",".join([str((await self._js().publish(subject, piece)).seq) for piece in pieces])
+
+    async def _fill(self, feed: Feed) -> None:
+        js = self._js()
+        read_from = feed.position + 1
+        subscription = await js.pull_subscribe(
+            f"{self._prefix}.>",
+            stream=self._stream,
+            config=api.ConsumerConfig(
+                deliver_policy=api.DeliverPolicy.BY_START_SEQUENCE,
+                opt_start_seq=read_from,
+                ack_policy=api.AckPolicy.NONE,
+                inactive_threshold=2 * _FETCH_S,
+            ),
+        )
+        delivered = 0
+        while True:
+            try:
+                messages = await subscription.fetch(_CHUNK, timeout=_FETCH_S)
+            except TimeoutError:
+                continue
+            for message in messages:
+                place = message.metadata.sequence
+                delivered += 1
+                if place.consumer != delivered:
+                    raise BusError(
+                        f"deliveries {delivered} to {place.consumer - 1} of the stream were lost on their way",
+                        where=self._where,
+                        mend="It is read again from there",
+                    )
+                await feed.put(place.stream, await self._event(message, feed.types))
+
+    async def _event(self, message: Msg, types: frozenset[str]) -> LoggedEvent | Unreadable | None:
+        """What a message is to a receiver of *types*."""
+        seq, body, headers = message.metadata.sequence.stream, message.data, message.headers or {}
+        if message.subject == f"{self._prefix}.pieces":
+            return None
+        if headers.get("ce-type", "") not in ("", *types):
+            return None
+        if places := headers.pop(_PIECES, ""):
+            body = await self._joined(places)
+        try:
+            event = from_message(headers, body, received_ms=self._clock.now_ms())
+        except InvalidEvent as error:
+            return Unreadable(seq, body, error)
+        return LoggedEvent(seq, event) if event.type in types else None
+
+    async def _joined(self, places: str) -> bytes:
+        pieces = [await self._js().get_msg(self._stream, int(place)) for place in places.split(",") if place.isdigit()]
+        return b"".join(piece.data or b"" for piece in pieces)
+
+
+async def _nothing(_: Exception) -> None:
+    """What breaks is raised where it is waited for; the client connects again by itself."""

@@ -1,0 +1,192 @@
+"""RabbitMQ as the bus: a topic exchange, a quorum queue for each service that receives.
+
+A message is what CloudEvents says for AMQP: attributes as application properties ``cloudEvents:...``, the data as body;
+its routing key is the event's type. Publishing is confirmed, messages are persistent. A queue has one active consumer,
+so it comes in order, also where several processes run one service; the broker counts nothing and drops nothing.
+
+RabbitMQ has no positions. Messages are numbered as they come, from the receiver's own position on, and are
+acknowledged when it asks for what comes after them: by then they are in its store. What was not acknowledged comes
+again, under new numbers, and the inbox knows its ids.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+import aiormq
+from aiormq.abc import AbstractChannel, AbstractConnection, DeliveredMessage
+from aiormq.exceptions import AMQPError
+from pamqp.commands import Basic
+
+from antiphon.broker.feed import Feed, Feeds
+from antiphon.broker.naming import quoted, shown
+from antiphon.errors import BusError, InvalidEvent
+from antiphon.model.envelope import Envelope
+from antiphon.ports import Ability, Clock, LoggedEvent, Unreadable
+from antiphon.wire import from_attributes, from_message, to_attributes
+
+_PREFETCH = 1_024
+_PREFIXES = ("cloudEvents:", "cloudEvents_")
+_PERSISTENT = 2
+#: From this version on, a queue drops what came back twenty times unless it is told not to.
+_LIMITS_DELIVERIES = 4
+
+
+class RabbitBus(Feeds):
+    """A bus on a RabbitMQ exchange (``ports.Bus``). What was taken is gone, whatever *keep* says."""
+
+    abilities: frozenset[Ability] = frozenset()
+
+    def __init__(self, url: str, *, name: str, clock: Clock, keep: timedelta) -> None:
+        super().__init__(shown(url))
+        self._url = url
+        self._exchange = f"antiphon.{name}"
+        self._clock = clock
+        self._connection: AbstractConnection | None = None
+        self._publishing: AbstractChannel | None = None
+        self._connecting = asyncio.Lock()
+        # What came to each receiver and was not acknowledged: its number, and the broker's.
+        self._open: dict[str, deque[tuple[int, int]]] = {}
+        self._channels: dict[str, AbstractChannel] = {}
+
+    async def open(self) -> None:
+        """Connect, again if the connection is gone. Raises BusError."""
+        await self._channel()
+
+    async def close(self) -> None:
+        """Disconnect. Idempotent."""
+        await self._close_feeds()
+        connection, self._connection, self._publishing = self._connection, None, None
+        if connection is not None:
+            await connection.close()
+
+    async def expect(self, receivers: Mapping[str, Sequence[str]]) -> None:
+        """Make the exchange, and a queue for each receiver, bound to its types. Raises BusError."""
+        channel = await self._channel()
+        async with self._translated("cannot make the queues", AMQPError):
+            await channel.exchange_declare(exchange=self._exchange, exchange_type="topic", durable=True)
+            for receiver, types in receivers.items():
+                queue = self._queue(receiver)
+                await channel.queue_declare(queue=queue, durable=True, arguments=self._arguments())
+                for type_ in types:
+                    await channel.queue_bind(queue=queue, exchange=self._exchange, routing_key=quoted(type_))
+
+    async def send(self, sender: str, after_seq: int, upto_seq: int, events: Sequence[Envelope]) -> int:
+        """Publish all of *events*; returns when every queue holds each. Raises BusError."""
+        channel = await self._channel()
+        async with self._translated("has not confirmed", AMQPError):
+            # In order: a channel takes one after the other, in the order in which they were begun.
+            confirms = await asyncio.gather(*(self._publish(channel, event) for event in events))
+        if refused := [each for each in confirms if not isinstance(each, Basic.Ack)]:
+            raise BusError(f"it refused {len(refused)} of {len(events)} events", where=self._where)
+        return upto_seq
+
+    async def position(self, sender: str) -> int | None:
+        """Nothing: the sender's note counts."""
+        return None
+
+    async def receive(self, receiver: str, after: Mapping[str, int], limit: int) -> Sequence[LoggedEvent | Unreadable]:
+        """Acknowledge what lies before *after*, which the receiver has; what comes next. Raises BusError."""
+        taken = 0
+        unconfirmed = self._open.setdefault(receiver, deque())
+        while unconfirmed and unconfirmed[0][0] <= min(after.values()):
+            taken = unconfirmed.popleft()[1]
+        if taken:
+            async with self._translated("cannot take an acknowledgement", AMQPError):
+                await self._channels[receiver].basic_ack(taken, multiple=True)
+        return await super().receive(receiver, after, limit)
+
+    async def report(self, receiver: str, seq: int) -> None:
+        """Nothing: what was taken has been acknowledged."""
+
+    # ------------------------------------------------------------------ inside
+
+    async def _channel(self) -> AbstractChannel:
+        """The channel to publish on. Raises BusError."""
+        async with self._connecting:
+            if self._publishing is None or self._publishing.is_closed:
+                self._publishing = await self._new_channel()
+            return self._publishing
+
+    async def _new_channel(self) -> AbstractChannel:
+        async with self._translated("cannot be reached", AMQPError):
+            if self._connection is None or self._connection.is_closed:
+                self._connection = await aiormq.connect(self._url)
+            return await self._connection.channel(publisher_confirms=True)
+
+    def _queue(self, receiver: str) -> str:
+        return f"{self._exchange}.{receiver}"
+
+    def _arguments(self) -> dict[str, Any]:
+        arguments: dict[str, Any] = {"x-queue-type": "quorum", "x-single-active-consumer": True}
+        version = str(getattr(self._connection, "server_properties", {}).get("version", "0"))
+        if int(version.partition(".")[0]) >= _LIMITS_DELIVERIES:
+            arguments["x-delivery-limit"] = -1
+        return arguments
+
+    async def _publish(self, channel: AbstractChannel, event: Envelope) -> Any:
+        attributes, body = to_attributes(event)
+        properties = Basic.Properties(
+            content_type=attributes.pop("datacontenttype"),
+            delivery_mode=_PERSISTENT,
+            message_id=event.id,
+            headers={f"{_PREFIXES[0]}{name}": value for name, value in attributes.items()},
+        )
+        return await channel.basic_publish(
+            body, exchange=self._exchange, routing_key=quoted(event.type), properties=properties
+        )
+
+    async def _newest(self) -> int:
+        """Nobody knows what is on its way; it wakes when it is here."""
+        return 0
+
+    async def _fill(self, feed: Feed) -> None:
+        await self._channel()
+        channel = self._channels[feed.receiver] = await self._new_channel()
+        unconfirmed = self._open[feed.receiver] = deque()
+        came: asyncio.Queue[DeliveredMessage] = asyncio.Queue()
+        async with self._translated("cannot be consumed", AMQPError):
+            await channel.basic_qos(prefetch_count=_PREFETCH)
+            await channel.basic_consume(self._queue(feed.receiver), came.put)
+        closed = asyncio.ensure_future(asyncio.shield(channel.closing))
+        try:
+            while True:
+                message = asyncio.ensure_future(came.get())
+                await asyncio.wait((message, closed), return_when=asyncio.FIRST_COMPLETED)
+                if not message.done():
+                    message.cancel()
+                    raise BusError("the connection was lost", where=self._where)
+                event = self._event(feed.position + 1, message.result(), feed.types)
+                seq = feed.position + (event is not None)
+                unconfirmed.append((seq, message.result().delivery_tag or 0))
+                await feed.put(seq, event)
+        finally:
+            closed.cancel()
+            if not channel.is_closed:
+                await channel.close()
+
+    def _event(self, seq: int, message: DeliveredMessage, types: frozenset[str]) -> LoggedEvent | Unreadable | None:
+        """What a message is to a receiver of *types*."""
+        headers = message.header.properties.headers or {}
+        content_type = message.header.properties.content_type
+        try:
+            if attributes := dict(_attributes(headers)):
+                if content_type:
+                    attributes["datacontenttype"] = content_type
+                event = from_attributes(attributes, message.body, received_ms=self._clock.now_ms())
+            else:
+                http = {"content-type": content_type or ""}
+                event = from_message(http, message.body, received_ms=self._clock.now_ms())
+        except InvalidEvent as error:
+            return Unreadable(seq, message.body, error)
+        return LoggedEvent(seq, event) if event.type in types else None
+
+
+def _attributes(headers: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in headers.items():
+        if name.startswith(_PREFIXES):
+            yield name[len(_PREFIXES[0]) :], value
