@@ -266,7 +266,8 @@ def _value(data: bytes | None) -> Any:
 class Advance(Event, type="antiphon.workflow", domain=True):
     """Moves one run on. *act*: ``advance``, ``start``, ``signal``, ``cancel``, ``pause``, ``resume``, ``skip``.
 
-    *name* and *data* are a signal's; of a ``start``, *data* is the event's and *parent* the run that waits for it.
+    *name* and *data* are a signal's; of a ``start``, *data* is the event's, *parent* the run that waits for it, and
+    *deadline_ms* that of the run (wall).
     """
 
     run: str
@@ -275,6 +276,7 @@ class Advance(Event, type="antiphon.workflow", domain=True):
     data: msgspec.Raw = msgspec.Raw(b"null")
     reason: str | None = None
     parent: str | None = None
+    deadline_ms: int | None = None
 
 
 #: Where an internal event goes: the workflow, the order key of the run's deliveries, the run's correlation.

@@ -293,6 +293,14 @@ class Transaction:
         """What caused what it publishes."""
         return self._cause
 
+    def take_deadline(self) -> int | None:
+        """The deadline of the cause, which what is published has no more: the caller sees to it."""
+        if self._cause is None or self._cause.deadline_ms is None:
+            return None
+        deadline_ms = self._cause.deadline_ms
+        self._cause = msgspec.structs.replace(self._cause, deadline_ms=None)
+        return deadline_ms
+
     def mark(self) -> list[tuple[Envelope, int]]:
         """What is written so far is complete: what fails from here on loses only what comes after.
 

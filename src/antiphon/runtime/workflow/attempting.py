@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from antiphon.errors import AmbiguousEffect, DeclarationError, NotAnnotated, StateFailed
+from antiphon.errors import AmbiguousEffect, DeadlinePassed, DeclarationError, NotAnnotated, StateFailed
 from antiphon.model.delivery import DeadLetter, RetryAt, Status, Verdict
 from antiphon.model.retry import Retry
 from antiphon.model.workflows import Kind, Mark, Record
@@ -40,6 +40,9 @@ async def carry_out(turn: Turn, wanted: Attempt, position: str, record: Record |
     while record is None or record.mark is Mark.RETRY:
         if record is not None and (branch.frozen or (record.due_ms or 0) > turn.now_ms):
             turn.park(record)
+        if wanted.kind is Kind.STEP and (late := turn.too_late()) is not None:
+            record = record or turn.add(position, wanted.kind, wanted.name, Mark.RETRY)
+            return turn.change(record, Mark.FAILED, error_type=DeadlinePassed.__name__, error=late)
         branch.busy = wanted.name
         if step.has_effects:
             await leave(turn)

@@ -79,6 +79,7 @@ def _start(turn: Turn, spec: WorkflowSpec, child_id: str, event: object) -> None
         name=event_type.name,
         data=msgspec.Raw(event_type.encode(event)),
         parent=f"{turn.spec.name}/{turn.run.id}",
+        deadline_ms=turn.deadline_ms,
     )
     _send(turn, spec.name, own_key or child_id, turn.run.correlation_id, start)
 

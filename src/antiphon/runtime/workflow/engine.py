@@ -61,12 +61,14 @@ class Engine:
             run = await self._addressed(event, tx, envelope)
         else:
             run = await self._begun_by(event, tx, envelope)
-            event = Advance(run.id) if run is not None else event
+            event = Advance(run.id, deadline_ms=tx.take_deadline()) if run is not None else event
         if run is None or run.state in ENDED:
             return
         if run.nr == 0 and run.order_key != envelope.key:
             # Its deliveries are ordered by the key of the run from the start.
             turn = Turn(self.spec, run, [], tx)
+            if event.deadline_ms is not None:
+                turn.limit(event.deadline_ms)
             turn.send(turn.advance_envelope(Advance(run.id)))
             await turn.finish(RunState.WAITING)
             return
@@ -136,6 +138,8 @@ class Engine:
         spec = self.versions.get(run.version, self.spec)
         records = await rows.load_journal(tx.rows, run.nr) if run.nr else []
         turn = Turn(spec, run, records, tx)
+        if run.nr == 0 and advance.deadline_ms is not None:
+            turn.limit(advance.deadline_ms)
         if advance.act == "signal":
             name = f"{SIGNAL}{advance.name}"
             unit = await tx.unit()

@@ -16,10 +16,14 @@ from antiphon.model.envelope import Envelope
 from antiphon.model.retry import Retry
 from antiphon.model.workflows import ENDED, Advance, Kind, Mark, Record, Run, RunState, WorkflowSpec, advance_envelope
 from antiphon.policy import journal as journals
+from antiphon.policy.words import span
 from antiphon.ports import INTERNAL, Clock, Timer, Unit
 from antiphon.runtime.effects import Effects
 from antiphon.runtime.transaction import Transaction
 from antiphon.store import workflows as rows
+
+#: The position and the name of the record of a run's deadline.
+_DEADLINE = "deadline"
 
 
 class Parked(BaseException):
@@ -121,6 +125,11 @@ class Turn:
         self.cancelling = False
         #: Calls to the outside of steps that have failed: what became of them is written with the failure.
         self.outcomes: list[Effects] = []
+        #: Wall time after which no step is begun any more.
+        self.deadline_ms: int | None = None
+        if (limit := self.journal.get(_DEADLINE)) is not None:
+            self.visited.add(_DEADLINE)
+            self.deadline_ms = msgspec.json.decode(limit.result or b"null")
         self._nr = max([record.nr for record in records], default=0)
         self._unsaved: dict[str, Record] = {}
         self._outgoing: list[tuple[Envelope, int]] = []
@@ -192,6 +201,22 @@ class Turn:
         self._unsaved[record.position] = record
         return record
 
+    def limit(self, deadline_ms: int) -> None:
+        """The run begins, and has so long: what it does, and what follows from that, is not begun later."""
+        self.close(_DEADLINE, Kind.VALUE, _DEADLINE, msgspec.json.encode(deadline_ms))
+        self.deadline_ms = deadline_ms
+
+    def too_late(self) -> str | None:
+        """Why no step may be begun; None while one may. What undoes is owed, however late, and so is what follows."""
+        if self._is_undoing or self.deadline_ms is None:
+            return None
+        late_ms = self.clock.now_ms() - self.deadline_ms
+        return None if late_ms <= 0 else f"the run's deadline passed {span(late_ms)} before it could be started"
+
+    @property
+    def _is_undoing(self) -> bool:
+        return self.compensating or self.compensated or bool(self.undone)
+
     def is_cancelled(self, record: Record) -> bool:
         """Whether what *record* is of is cancelled: it waits, and the run is being cancelled."""
         waits = record.mark in (Mark.WAITING, Mark.RETRY)
@@ -243,9 +268,21 @@ class Turn:
     def publish(self, event: object, within: timedelta | None = None) -> Envelope:
         """Publish *event* with what the turn writes, with a deadline if *within*. Raises InvalidEvent, NotAnnotated."""
         self.tx.publish(event, within=within)
-        published = self.tx.outgoing.pop()
+        (published,) = self._timely([self.tx.outgoing.pop()])
         self._outgoing.append(published)
         return published[0]
+
+    def _timely(self, published: list[tuple[Envelope, int]]) -> list[tuple[Envelope, int]]:
+        """What is published with the run's deadline, unless it has an earlier one. An answer has none."""
+        limit = self.deadline_ms
+        if limit is None or self._is_undoing:
+            return published
+        return [
+            (envelope, origin)
+            if envelope.request_id is not None
+            else (msgspec.structs.replace(envelope, deadline_ms=min(envelope.deadline_ms or limit, limit)), origin)
+            for envelope, origin in published
+        ]
 
     def advance_envelope(self, advance: Advance, event_id: str | None = None) -> Envelope:
         """The envelope of an internal event that moves this run on."""
@@ -259,7 +296,7 @@ class Turn:
 
     def collect(self, tx: Transaction) -> None:
         """A step that used *tx* is complete: what it published goes with what the turn writes."""
-        self._outgoing += tx.mark()
+        self._outgoing += self._timely(tx.mark())
 
     # ------------------------------------------------------------------ writing
 
@@ -300,7 +337,7 @@ class Turn:
             await self.write(unit)
             tx.outgoing[:0] = self._outgoing
             self._outgoing = []
-            await unit.append(tx.mark())
+            await unit.append(self._timely(tx.mark()))
         except BaseException as error:
             await tx.back_to_mark(error)
             raise
