@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from antiphon.app import App
 
 GATEWAY = "gateway"
-BUS = "ANTIPHON_BUS"
+BUS, STORE = "ANTIPHON_BUS", "ANTIPHON_STORE"
 DEFAULT_PORT = 8000
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -37,6 +37,12 @@ def run(parser: argparse.ArgumentParser) -> None:
 def add_running(parser: argparse.ArgumentParser) -> None:
     """Give *parser* what ``run`` and ``dev`` have in common."""
     arguments.add_data(parser)
+    parser.add_argument(
+        "--store",
+        metavar="URL",
+        default=os.environ.get(STORE) or None,
+        help=f"the database that holds the stores: postgresql:// (default: ${STORE}, else as the app says: files)",
+    )
     parser.add_argument(
         "--bus",
         metavar="URL",
@@ -69,7 +75,7 @@ def _run(options: argparse.Namespace) -> int:
 
 async def _until_stopped(app: App, options: argparse.Namespace) -> int:
     stopped = _stop_on_signals()
-    async with app.run_in(options.data, services=_services(options), bus=options.bus) as runtime:
+    async with app.run_in(options.data, services=_services(options), store=options.store, bus=options.bus) as runtime:
         try:
             if options.no_gateway:
                 await _serving(app, options, None, stopped)

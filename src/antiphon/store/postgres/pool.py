@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import select
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import psycopg
 from psycopg import AsyncConnection
 from psycopg.pq import TransactionStatus
 
@@ -37,7 +37,7 @@ class Pool:
         try:
             while self._idle:
                 connection = self._idle.pop()
-                if _answers(connection):
+                if _is_quiet(connection):
                     return connection
                 await connection.close()
             return await connect(self._where)
@@ -61,10 +61,10 @@ class Pool:
             await self._idle.pop().close()
 
 
-def _answers(connection: AsyncConnection) -> bool:
-    """Whether the server has not ended it meanwhile: it says so on the connection, which nobody has read."""
-    try:
-        connection.pgconn.consume_input()
-    except psycopg.OperationalError:
+def _is_quiet(connection: AsyncConnection) -> bool:
+    """Whether the server has said nothing on an idle connection. What it says there is that it ends it."""
+    if connection.closed:
         return False
-    return not connection.closed
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return not poll.poll(0)

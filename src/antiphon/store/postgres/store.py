@@ -31,6 +31,8 @@ log = logging.getLogger("antiphon.store")
 
 #: So many units of one process are open at a time, and so many reads beside them.
 UNITS, READERS = 8, 4
+# A read that fails by no fault of its own is made so often in all.
+READS_OF_ONE = 3
 # The others are told of commits at most this often.
 _RING_EVERY_S = 0.002
 _ASK_AGAIN_S = 0.2
@@ -131,6 +133,8 @@ class PostgresStore(SqlStore):
         chore = asyncio.ensure_future(work)
         self._commits.add(chore)
         chore.add_done_callback(self._commits.discard)
+        # Who has waited for it may have been cancelled meanwhile; nobody else is told what has come of it.
+        chore.add_done_callback(lambda done: done.cancelled() or done.exception())
         return chore
 
     async def _abandon(self, connection: AsyncConnection) -> None:
@@ -200,11 +204,19 @@ class PostgresStore(SqlStore):
         return await self._read(tuple_row, query(name), parameters)
 
     async def _read(self, row_factory: Any, sql: str, parameters: Sequence[Any]) -> list[Any]:
-        async with self._readers.connection() as connection:
-            with translated(self.address):
-                cursor = AsyncRawCursor(connection, row_factory=row_factory)
-                await cursor.execute(numbered(sql), kept(parameters))
-                return await cursor.fetchall()
+        """The rows of a query. It changes nothing, so it is made again when the server is at fault."""
+        left = READS_OF_ONE
+        while True:
+            left -= 1
+            async with self._readers.connection() as connection:
+                try:
+                    with translated(self.address):
+                        cursor = AsyncRawCursor(connection, row_factory=row_factory)
+                        await cursor.execute(numbered(sql), kept(parameters))
+                        return await cursor.fetchall()
+                except StoreError:
+                    if not left:
+                        raise
 
     def query(self, name: str) -> str:
         """The SQL of a named block."""
