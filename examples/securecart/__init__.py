@@ -2,6 +2,7 @@
 
 from antiphon import App
 
+from . import by_definition as by_definition
 from . import fulfilment as fulfilment
 from .inventory import inventory
 from .notifications import notifications

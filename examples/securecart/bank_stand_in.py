@@ -5,6 +5,7 @@
 
 import asyncio
 import os
+from collections import Counter
 from hashlib import sha256
 from typing import Any
 
@@ -18,14 +19,23 @@ _LONGEST_LINE = 10_000
 
 
 class Books:
-    """What the bank has booked: by reference, and the charges by their number."""
+    """What the bank has booked: by reference, and the charges by their number. *times* counts bookings by number.
 
-    def __init__(self) -> None:
+    While it is *away* it hangs up; the next *silent* questions are heard, and not answered.
+    """
+
+    def __init__(self, times: Counter[str] | None = None) -> None:
+        self.times: Counter[str] = Counter() if times is None else times
+        self.closed = {CLOSED}
+        self.away = False
+        self.silent = 0
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin new books."""
         self.booked: dict[str, str] = {}
         self.charges: dict[str, tuple[str, int]] = {}
         self.refunded: list[str] = []
-        self.closed = {CLOSED}
-        self.away = False
 
     @property
     def cents(self) -> int:
@@ -59,8 +69,9 @@ class Books:
         return {"number": self._book(reference, "RE")}
 
     def _book(self, reference: str, kind: str) -> str:
-        self.booked[reference] = f"{kind}-{sha256(reference.encode()).hexdigest()[:12]}"
-        return self.booked[reference]
+        number = self.booked[reference] = f"{kind}-{sha256(reference.encode()).hexdigest()[:12]}"
+        self.times[number] += 1
+        return number
 
 
 class Teller(asyncio.Protocol):
@@ -87,7 +98,10 @@ class Teller(asyncio.Protocol):
             answer = self._books.answer(msgspec.json.decode(line, type=dict[str, Any]))
         except (msgspec.DecodeError, KeyError, ValueError) as error:
             answer = {"error": f"not understood: {error}"}
-        self._transport.write(msgspec.json.encode(answer) + b"\n")
+        if self._books.silent:
+            self._books.silent -= 1
+        else:
+            self._transport.write(msgspec.json.encode(answer) + b"\n")
         self._transport.close()
 
 

@@ -29,7 +29,11 @@ class OrderPlaced(Event, key="order_id"):
     country: str
     lines: tuple[Line, ...]
     cents: int
-    window_s: float
+    window_s: int
+
+
+class OrderForMachine(OrderPlaced, key="order_id"):
+    """The same, to be fulfilled by the definition in ``fulfilment.asl.json``."""
 
 
 class OrderFulfilled(Event, key="order_id"):

@@ -15,6 +15,7 @@ from antiphon import Refused, Reject, Transaction, Workflow, WorkflowCancelled, 
 from antiphon.errors import NotFound
 
 from . import retries
+from .by_definition import fulfil_by_definition
 from .events import (
     CardCharged,
     CardDeclined,
@@ -37,7 +38,7 @@ from .events import (
     StockReleased,
     StockReserved,
 )
-from .orders import found, keep, orders
+from .orders import close, found, keep, orders, reach
 
 ANSWERS = (
     StockReserved,
@@ -117,19 +118,6 @@ async def _close(wf: Workflow, order: OrderPlaced, status: str, detail: str) -> 
         await wf.request(NotifyCustomer(order.order_id, order.email, status, detail), CustomerNotified, Refused)
 
 
-async def reach(order_id: str, status: str, tx: Transaction) -> bool:
-    """Whether the order goes on to *status*: not if the customer has cancelled it."""
-    changed = await tx.execute(
-        "UPDATE orders SET status = ? WHERE order_id = ? AND status <> 'CANCELLING'", status, order_id
-    )
-    return changed == 1
-
-
-async def close(order_id: str, status: str, detail: str, tx: Transaction) -> None:
-    """The order has come to its end."""
-    await tx.execute("UPDATE orders SET status = ?, detail = ? WHERE order_id = ?", status, detail, order_id)
-
-
 # ---------------------------------------------------------------------- what customers see and do
 
 
@@ -137,7 +125,7 @@ async def close(order_id: str, status: str, detail: str, tx: Transaction) -> Non
 async def show(order_id: str, tx: Transaction) -> dict[str, Any]:
     """An order: QUEUED, RESERVED, PAID, SHIPPING, SHIPPED, CANCELLING, CANCELLED or FAILED; and what it waits for."""
     order = await found(order_id, tx)
-    run = await fulfil.find(tx, key=order_id)
+    run = await fulfil.find(tx, key=order_id) or await fulfil_by_definition.find(tx, key=order_id)
     return {**order, "fulfilment": None if run is None else run.state, "waits_for": run.waiting if run else None}
 
 

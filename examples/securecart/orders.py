@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import HTTPException
 from pydantic import BaseModel, Field, SecretStr, StringConstraints
@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, SecretStr, StringConstraints
 from antiphon import Service, Transaction
 
 from .catalogue import CATALOGUE
-from .events import Line, OrderPlaced
+from .events import Line, OrderForMachine, OrderPlaced
 
 orders = Service("orders", tables="orders.sql")
 
@@ -27,20 +27,25 @@ class NewLine(BaseModel):
 
 
 class NewOrder(BaseModel):
-    """What a customer orders. *account* pays; *country* is two letters, as in ISO 3166."""
+    """What a customer orders. *account* pays; *country* is two letters, as in ISO 3166.
+
+    *fulfilment* says which of two ways it goes: that of the function, or of the definition, which come to the same.
+    """
 
     account: Text
     email: Annotated[Text, StringConstraints(pattern=r"^[^@\s]+@[^@\s]+$")]
     card: SecretStr
     country: Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}$")]
     lines: Annotated[list[NewLine], Field(min_length=1, max_length=50)]
+    fulfilment: Literal["function", "definition"] = "function"
 
 
 @orders.post("/orders")
-async def place(new: NewOrder, tx: Transaction) -> OrderPlaced:
+async def place(new: NewOrder, tx: Transaction) -> OrderPlaced | OrderForMachine:
     """Queue an order. What is sold is listed by GET /stock; what is too much is found out later."""
     lines = _lines(new.lines)
-    placed = OrderPlaced(
+    kind = OrderPlaced if new.fulfilment == "function" else OrderForMachine
+    placed = kind(
         order_id=tx.new_id(),
         account=new.account,
         email=new.email,
@@ -48,7 +53,7 @@ async def place(new: NewOrder, tx: Transaction) -> OrderPlaced:
         country=new.country,
         lines=lines,
         cents=sum(CATALOGUE[line.sku].cents * line.quantity for line in lines),
-        window_s=float(os.environ.get("SECURECART_WINDOW_S", "60")),
+        window_s=int(os.environ.get("SECURECART_WINDOW_S", "60")),
     )
     await keep(placed, tx)
     return placed
@@ -100,3 +105,19 @@ async def found(order_id: str, tx: Transaction) -> dict[str, Any]:
         raise HTTPException(404, f"there is no order {order_id}")
     lines = await tx.fetch_all("SELECT sku, quantity FROM order_lines WHERE order_id = ? ORDER BY sku", order_id)
     return {**dict(row), "lines": [dict(line) for line in lines]}
+
+
+# ---------------------------------------------------------------------- steps of its fulfilment
+
+
+async def reach(order_id: str, status: str, tx: Transaction) -> bool:
+    """Whether the order goes on to *status*: not if the customer has cancelled it."""
+    changed = await tx.execute(
+        "UPDATE orders SET status = ? WHERE order_id = ? AND status <> 'CANCELLING'", status, order_id
+    )
+    return changed == 1
+
+
+async def close(order_id: str, status: str, detail: str, tx: Transaction) -> None:
+    """The order has come to its end."""
+    await tx.execute("UPDATE orders SET status = ?, detail = ? WHERE order_id = ?", status, detail, order_id)

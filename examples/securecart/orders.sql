@@ -5,7 +5,7 @@ CREATE TABLE IF NOT EXISTS orders (
     card_last4 TEXT NOT NULL,
     country    TEXT NOT NULL,
     cents      INTEGER NOT NULL CHECK (cents > 0),
-    window_s   REAL NOT NULL,
+    window_s   INTEGER NOT NULL,
     status     TEXT NOT NULL DEFAULT 'QUEUED'
                CHECK (status IN ('QUEUED', 'RESERVED', 'PAID', 'SHIPPING', 'SHIPPED', 'CANCELLING', 'CANCELLED', 'FAILED')),
     detail     TEXT,          -- the parcel's number, or why there is none

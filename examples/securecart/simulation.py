@@ -22,7 +22,8 @@ _GIVEN_UP = ("FAILED", "CANCELLED")
 @app.traffic(weight=5)
 def an_order(random: Random) -> tuple[str, str, dict[str, Any]]:
     """One of a few people orders something."""
-    return "POST", "/orders", order(random, _ACCOUNTS)
+    way = random.choice(("function", "function", "definition"))
+    return "POST", "/orders", {**order(random, _ACCOUNTS), "fulfilment": way}
 
 
 @app.traffic(weight=1)
@@ -117,7 +118,7 @@ def every_order_ends(look: Look) -> None:
     mailed = {row["order_id"]: row["status"] for row in look.rows("notifications", "SELECT * FROM emails")}
     aside = _dead(look, "orders", "set_aside")
     unmailed = _dead(look, "notifications", "notify")
-    held_up = _dead(look, "orders", "fulfil", "fulfil.inbox")
+    held_up = _dead(look, "orders", "fulfil", "fulfil.inbox", "fulfil_by_definition", "fulfil_by_definition.inbox")
     for row in look.rows("orders", "SELECT order_id, status FROM orders"):
         id_, status = row["order_id"], row["status"]
         if id_ in held_up:

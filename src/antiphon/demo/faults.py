@@ -38,11 +38,14 @@ def made_faulty(app: App, rate: float, chance: Chance) -> App:
 
 def _faulty(handler: HandlerSpec, rate: float, chance: Chance) -> HandlerSpec:
     retry = replace(handler.retry, attempts=_ATTEMPTS, first=_FIRST_RETRY, cap=_LONGEST_RETRY)
-    fn = _failing(handler.name, handler.fn, rate, chance) if rate else handler.fn
+    fn = _failing(handler, rate, chance) if rate else handler.fn
     return replace(handler, retry=retry, fn=fn)
 
 
-def _failing(name: str, fn: Callable[..., Any], rate: float, chance: Chance) -> Callable[..., Any]:
+def _failing(handler: HandlerSpec, rate: float, chance: Chance) -> Callable[..., Any]:
+    name, fn = handler.name, handler.fn
+    # A turn of a workflow is the engine's: it does not fail when its work is done.
+    before = 0.5 if handler.workflow is None else 1.0
     attempts = count()
     run = 0
 
@@ -52,7 +55,7 @@ def _failing(name: str, fn: Callable[..., Any], rate: float, chance: Chance) -> 
         draw = chance.of("fault", name, next(attempts)) / rate
         fails = draw < 1 and run < _LONGEST_RUN
         run = run + 1 if fails else 0
-        if fails and draw < 0.5:
+        if fails and draw < before:
             raise TransientFault("injected before the work")
         result = await fn(*arguments, **named)
         if fails:

@@ -88,7 +88,10 @@ class Play:
         kill = self._subject.kill_every_s if self._options.kill is None else self._options.kill
         async with running_sink() as sink:
             os.environ.update(SMTP_HOST="127.0.0.1", SMTP_PORT=str(sink.port))
-            async with self._in_processes(kill) if kill else self._in_one_process() as running:
+            async with (
+                self._subject.outside(sink.received),
+                self._in_processes(kill) if kill else self._in_one_process() as running,
+            ):
                 feeder = Feeder(running.url, self._subject, self._options.rate, self._chance, self._clock)
                 played = Played(feeder.fed, sink.received)
                 with opened_view(Heading(self._subject, running.url, str(self._data))) as show:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -14,7 +16,10 @@ from antiphon.demo.chance import Chance
 from antiphon.errors import AntiphonError
 
 #: The examples that have a module ``demo`` with a function ``subject()``, and what the command line says of each.
-EXAMPLES = {"flight_booking": "five services that answer each other's events, fed with bookings of real flights"}
+EXAMPLES = {
+    "flight_booking": "five services that answer each other's events, fed with bookings of real flights",
+    "securecart": "five services and a workflow that asks them, fed with orders",
+}
 
 Count = tuple[str, str]
 
@@ -52,6 +57,8 @@ class Subject:
     at_rest: Callable[[Mapping[str, int], Mapping[str, int]], bool] = lambda statuses, counters: True
     #: How often one of its processes is killed, in seconds, unless that is said; 0: it runs in one, and none is.
     kill_every_s: float = 0.0
+    #: What has to run beside it, such as a bank; it counts what it does, by id, in what is *received* outside.
+    outside: Callable[[Counter[str]], AbstractAsyncContextManager[object]] = lambda received: nullcontext()
 
     @property
     def title(self) -> str:

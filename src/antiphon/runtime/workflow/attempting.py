@@ -40,7 +40,8 @@ async def carry_out(turn: Turn, wanted: Attempt, position: str, record: Record |
     while record is None or record.mark is Mark.RETRY:
         if record is not None and (branch.frozen or (record.due_ms or 0) > turn.now_ms):
             turn.park(record)
-        if wanted.kind is Kind.STEP and (late := turn.too_late()) is not None:
+        late = turn.too_late() if turn.deadline_ms is not None and wanted.kind is Kind.STEP else None
+        if late is not None:
             record = record or turn.add(position, wanted.kind, wanted.name, Mark.RETRY)
             return turn.change(record, Mark.FAILED, error_type=DeadlinePassed.__name__, error=late)
         branch.busy = wanted.name

@@ -208,7 +208,7 @@ class Turn:
 
     def too_late(self) -> str | None:
         """Why no step may be begun; None while one may. What undoes is owed, however late, and so is what follows."""
-        if self._is_undoing or self.deadline_ms is None:
+        if self.deadline_ms is None or self._is_undoing:
             return None
         late_ms = self.clock.now_ms() - self.deadline_ms
         return None if late_ms <= 0 else f"the run's deadline passed {span(late_ms)} before it could be started"
@@ -268,9 +268,11 @@ class Turn:
     def publish(self, event: object, within: timedelta | None = None) -> Envelope:
         """Publish *event* with what the turn writes, with a deadline if *within*. Raises InvalidEvent, NotAnnotated."""
         self.tx.publish(event, within=within)
-        (published,) = self._timely([self.tx.outgoing.pop()])
-        self._outgoing.append(published)
-        return published[0]
+        published = [self.tx.outgoing.pop()]
+        if self.deadline_ms is not None:
+            published = self._timely(published)
+        self._outgoing += published
+        return published[0][0]
 
     def _timely(self, published: list[tuple[Envelope, int]]) -> list[tuple[Envelope, int]]:
         """What is published with the run's deadline, unless it has an earlier one. An answer has none."""
@@ -296,7 +298,9 @@ class Turn:
 
     def collect(self, tx: Transaction) -> None:
         """A step that used *tx* is complete: what it published goes with what the turn writes."""
-        self._outgoing += self._timely(tx.mark())
+        published = tx.mark()
+        if published:
+            self._outgoing += self._timely(published)
 
     # ------------------------------------------------------------------ writing
 
