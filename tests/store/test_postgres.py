@@ -333,3 +333,22 @@ async def test_processes_that_start_at_once_do_not_hinder_each_other(make: Make)
     await asyncio.gather(*(store.register(handlers) for store in stores))
     assert len(await stores[0].fetch_all("SELECT * FROM antiphon_handlers")) == 5
     await asyncio.gather(*(store.close() for store in stores))
+
+
+async def test_postgresql_understands_every_block(store: PostgresStore) -> None:
+    """Each named statement is planned without an error, those that nothing else of these tests runs included."""
+    from antiphon.store.postgres.queries import blocks
+    from antiphon.store.postgres.statements import numbered
+
+    listed = {"lock_log", "put_worker", "live_workers", "doubt"}  # run at every open, commit or upkeep
+    wrong = {}
+    async with store._units.connection() as connection:
+        for name, sql in blocks().items():
+            if name.startswith("part_") or name in listed:
+                continue
+            try:
+                await connection.execute(b"PREPARE block AS " + numbered(sql))
+                await connection.execute(b"DEALLOCATE block")
+            except psycopg.Error as error:
+                wrong[name] = str(error).partition("\n")[0]
+    assert wrong == {}

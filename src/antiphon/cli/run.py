@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from antiphon.app import App
 
 GATEWAY = "gateway"
-BUS, STORE = "ANTIPHON_BUS", "ANTIPHON_STORE"
+BUS = "ANTIPHON_BUS"
 DEFAULT_PORT = 8000
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -36,13 +36,7 @@ def run(parser: argparse.ArgumentParser) -> None:
 
 def add_running(parser: argparse.ArgumentParser) -> None:
     """Give *parser* what ``run`` and ``dev`` have in common."""
-    arguments.add_data(parser)
-    parser.add_argument(
-        "--store",
-        metavar="URL",
-        default=os.environ.get(STORE) or None,
-        help=f"the database that holds the stores: postgresql:// (default: ${STORE}, else as the app says: files)",
-    )
+    arguments.add_stores(parser)
     parser.add_argument(
         "--bus",
         metavar="URL",

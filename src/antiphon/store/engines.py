@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
 from antiphon.errors import DeclarationError
+from antiphon.model.events import EventType
 from antiphon.ports import Clock
 from antiphon.store.base import SqlStore
 from antiphon.store.bus import LogBus
+from antiphon.store.desk import Desk
 from antiphon.store.sqlite.place import LocalPlace, PlaceOf
 
 #: The name of the bus among the stores.
@@ -27,6 +31,11 @@ class Engine(Protocol):
 
     def bus(self, *, clock: Clock, owner: str) -> LogBus:
         """The bus beside them."""
+
+    def desks(
+        self, clock: Clock, event_types: Mapping[str, EventType] | None
+    ) -> AbstractAsyncContextManager[list[Desk]]:
+        """A desk on each store that is there, the bus last."""
 
 
 class Files:
@@ -50,6 +59,14 @@ class Files:
         from antiphon.store.sqlite.bus import SqliteBus
 
         return SqliteBus(self._data / f"{BUS}.db", clock=clock, owner=owner, place_of=self._place_of)
+
+    def desks(
+        self, clock: Clock, event_types: Mapping[str, EventType] | None
+    ) -> AbstractAsyncContextManager[list[Desk]]:
+        """On each file that is one."""
+        from antiphon.store.sqlite.desks import open_desks
+
+        return open_desks(self._data, clock, event_types)
 
 
 class Postgres:
@@ -81,6 +98,14 @@ class Postgres:
 
         return PostgresBus(address(self._url, BUS), clock=clock, owner=owner)
 
+    def desks(
+        self, clock: Clock, event_types: Mapping[str, EventType] | None
+    ) -> AbstractAsyncContextManager[list[Desk]]:
+        """On each schema that is one."""
+        from antiphon.store.postgres.desks import open_desks
+
+        return open_desks(self._url, BUS, clock, event_types)
+
 
 def engine_at(url: str | None, data: Path, place_of: PlaceOf = LocalPlace) -> Engine:
     """The engine at *url*; files in *data* where there is none. Raises DeclarationError."""
@@ -90,3 +115,10 @@ def engine_at(url: str | None, data: Path, place_of: PlaceOf = LocalPlace) -> En
     if scheme not in ("postgresql", "postgres"):
         raise DeclarationError(f"no store is known at {scheme}://", mend="There is postgresql://user@host/database")
     return Postgres(url)
+
+
+def desks_at(
+    url: str | None, data: Path, clock: Clock, event_types: Mapping[str, EventType] | None = None
+) -> AbstractAsyncContextManager[list[Desk]]:
+    """A desk on each store at *url*, or in *data*, the bus last. Raises DeclarationError, StoreError."""
+    return engine_at(url, data).desks(clock, event_types)

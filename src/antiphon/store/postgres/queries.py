@@ -7,4 +7,5 @@ from antiphon.store.queries import Queries
 _QUERIES = Queries(__package__)
 
 text = _QUERIES.text
+blocks = _QUERIES.blocks
 query = _QUERIES.query

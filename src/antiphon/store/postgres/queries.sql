@@ -320,3 +320,21 @@ SELECT 1 FROM antiphon_handlers WHERE id = ? AND epoch = ? FOR NO KEY UPDATE
 -- A process has this open now. Who has gone without a word is forgotten.
 INSERT INTO antiphon_workers (owner, lock_id, services) VALUES (?, ?, ?)
 ON CONFLICT (owner) DO UPDATE SET lock_id = excluded.lock_id, services = excluded.services
+
+-- name: dead_letters
+-- Dead letters; an AND follows.
+SELECT l.id, l.seq, l.type, l.version, l.key, h.name, h.service, d.status, d.reason, d.error_type, d.message,
+       d.fingerprint, d.attempts, l.time_ms, d.updated_ms, d.archived, d.handler_id, d.traceback
+FROM antiphon_deliveries AS d
+JOIN antiphon_handlers AS h ON h.id = d.handler_id
+JOIN antiphon_log AS l ON l.seq = d.seq
+WHERE d.status IN ('ERROR', 'FAILED')
+
+-- name: dead_letters_of
+-- Those of one event.
+SELECT l.id, l.seq, l.type, l.version, l.key, h.name, h.service, d.status, d.reason, d.error_type, d.message,
+       d.fingerprint, d.attempts, l.time_ms, d.updated_ms, d.archived, d.handler_id, d.traceback
+FROM antiphon_log AS l
+JOIN antiphon_deliveries AS d ON d.seq = l.seq
+JOIN antiphon_handlers AS h ON h.id = d.handler_id
+WHERE l.id = ? AND d.status IN ('ERROR', 'FAILED') ORDER BY h.name
