@@ -78,18 +78,18 @@ class Workers:
         """Start it; what it logs goes to a file beside its database."""
         with (job.place().folder / "worker.log").open("ab") as log:
             self._running = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0
             )
 
     def kill(self) -> None:
         """SIGKILL to all of it, and wait until it is gone."""
         if self._running is not None:
-            processes.kill(self._running.pid)
+            processes.kill(self._processes())
             self._running.wait()
             self._running = None
 
     def _processes(self) -> list[processes.Process]:
-        return [] if self._running is None else processes.of_session(self._running.pid)
+        return [] if self._running is None else processes.of_group(self._running.pid)
 
 
 class Fixture:
@@ -119,15 +119,13 @@ class Fixture:
         return True
 
     async def warm(self, publish: Publish) -> None:
-        """Publish one order now and then until one is counted, and wait until no more come."""
+        """Publish one order now and then until one is counted, and wait for the others: no figure has them."""
         for number in range(int(START_WITHIN_S / 0.3)):
             await publish(list(job.orders(number, 1, kind="warm")))
             if await self.reached(1, 0.3):
-                break
-        else:
-            raise TimeoutError(f"nothing came through within {START_WITHIN_S:.0f} s")
-        while await self.reached(self.ledger.counted() + 1, 0.3):
-            pass
+                await self.reached(number + 1, _QUIET_S)
+                return
+        raise TimeoutError(f"nothing came through within {START_WITHIN_S:.0f} s")
 
 
 @asynccontextmanager
@@ -221,6 +219,7 @@ async def kill(name: str, plan: dict[str, Any]) -> dict[str, Any]:
             await _kills(fixture, plan["kills"], published // (plan["kills"] + 2), chance)
             others = 0
             await _at_rest(fixture, published)
+            await fixture.reached(published, _QUIET_S)
         else:
             fixture.workers.start()
             async with fixture.system.publishing(handling=False) as publish:

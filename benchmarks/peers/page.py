@@ -88,9 +88,7 @@ def markdown(results: Results) -> str:
     """The page of the docs."""
     names, plan = measured(results), results["plan"]
     parts = [
-        _INTRODUCTION.format(
-            machine=_machine(results), fsync=_fsync(results), short=_SHORT if plan["seconds"] < _SHORT_S else "", **plan
-        ),
+        _INTRODUCTION.format(machine=_machine(results), fsync=_fsync(results), short=_doubts(results), **plan),
         "## Figures\n",
         _table(
             ["System", *(column.title for column in COLUMNS), "of that CPU, server's", "Server's memory, MiB"],
@@ -197,6 +195,11 @@ def _machine(results: Results) -> str:
     )
 
 
+def _doubts(results: Results) -> str:
+    short = _SHORT if results["plan"]["seconds"] < _SHORT_S else ""
+    return short + (_BUSY if results["machine"]["load"] > results["machine"]["cores"] else "")
+
+
 def _fsync(results: Results) -> str:
     taken = sorted(each["fsync_ms"] for each in results["systems"].values() if "fsync_ms" in each)
     if not taken:
@@ -212,6 +215,8 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 #: Less than so many seconds for each rate is a short run.
 _SHORT_S = 5.0
 _SHORT = " It was a short run (`--quick`): its figures are coarse."
+
+_BUSY = " Other programs kept the machine busy meanwhile: what takes much CPU or many commits suffers most from that."
 
 _INTRODUCTION = """\
 # Antiphon beside its peers

@@ -17,6 +17,7 @@ class Process(NamedTuple):
 
     pid: int
     name: str
+    group: int
     session: int
     cpu_s: float
     ended_children_s: float
@@ -34,11 +35,16 @@ def processes() -> Iterator[Process]:
         name = stat[stat.index("(") + 1 : stat.rindex(")")]
         fields = stat[stat.rindex(")") + 2 :].split()
         own, children = int(fields[11]) + int(fields[12]), int(fields[13]) + int(fields[14])
-        yield Process(int(folder.name), name, int(fields[3]), own / _TICK, children / _TICK)
+        yield Process(int(folder.name), name, int(fields[2]), int(fields[3]), own / _TICK, children / _TICK)
+
+
+def of_group(group: int) -> list[Process]:
+    """A worker with all that it has started."""
+    return [each for each in processes() if each.group == group]
 
 
 def of_session(session: int) -> list[Process]:
-    """A worker with all that it has started."""
+    """A measurement with its workers."""
     return [each for each in processes() if each.session == session]
 
 
@@ -66,9 +72,9 @@ def memory_mib(pids: Iterable[int]) -> float:
     return (own + mapped) / 1024
 
 
-def kill(session: int) -> None:
-    """SIGKILL to a worker and all that it has started, at once."""
-    for each in of_session(session):
+def kill(found: Iterable[Process]) -> None:
+    """SIGKILL to all of them, at once."""
+    for each in found:
         try:
             os.kill(each.pid, signal.SIGKILL)
         except ProcessLookupError:

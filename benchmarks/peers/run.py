@@ -11,12 +11,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from antiphon.bench.latency import fsync_seconds
-from benchmarks.peers import environment
+from benchmarks.peers import environment, processes
 from benchmarks.peers.catalogue import CATALOGUE, Entry
 from benchmarks.peers.servers import SERVERS
 
@@ -26,6 +27,7 @@ Plan = dict[str, float]
 FULL: Plan = {"seconds": 5.0, "rate": 100.0, "kills": 5}
 QUICK: Plan = {"seconds": 1.0, "rate": 100.0, "kills": 2}
 _WITHIN_S = {"steady": 100, "kill": 120, "loop": 60}
+_GRACE_S = 10
 _FSYNCS = 50
 
 
@@ -82,16 +84,26 @@ def _phase(name: str, phase: str, plan: Plan, python: str, folder: Path) -> dict
     """What the process prints. Raises ValueError with its last words, or TimeoutExpired."""
     command = [python, "-m", "benchmarks.peers.measure", name, phase, json.dumps(plan)]
     names = environment.variables(PEERS_FOLDER=str(folder), PEERS_PREFIX=f"antiphon_peers_{os.getpid()}_{phase}")
-    with subprocess.Popen(command, env=names, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, env=names, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
         try:
             out, errors = process.communicate(timeout=_WITHIN_S[phase])
         except BaseException:
-            process.terminate()  # it stops its workers and leaves the servers clean
+            _stop(process)
             raise
     if process.returncode:
         raise ValueError(errors.strip().splitlines()[-1] if errors.strip() else f"exit code {process.returncode}")
     figures: dict[str, Any] = json.loads(out.splitlines()[-1])
     return figures
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    """Let it stop its workers and leave the servers clean; what then still lives of it is killed."""
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.communicate(timeout=_GRACE_S)
+    processes.kill(processes.of_session(process.pid))
 
 
 def _fsync_ms(folder: Path) -> float:

@@ -21,7 +21,7 @@ from antiphon.model.shape import all_fields
 from antiphon.model.workflows import WorkflowSpec
 from antiphon.policy import signatures
 from antiphon.policy.schedule import check_schedule
-from antiphon.runtime.workflow.machines import StateMachine
+from antiphon.runtime.workflow.definitions import StateMachine
 from antiphon.workflow import (
     CONCURRENCY,
     MachineHandle,

@@ -18,9 +18,10 @@ from antiphon.model.workflows import Advance, RunView, WorkflowSpec, advance_env
 from antiphon.policy import signatures
 from antiphon.ports import INTERNAL
 from antiphon.runtime.transaction import Transaction
+from antiphon.runtime.workflow.definitions import StateMachine
 from antiphon.runtime.workflow.engine import Engine
 from antiphon.runtime.workflow.handle import Workflow
-from antiphon.runtime.workflow.machines import Execution, StateMachine, task_signal
+from antiphon.runtime.workflow.machines import Execution, task_signal
 from antiphon.runtime.workflow.steps import write
 from antiphon.store.workflows import address_of, newest_run
 
@@ -189,6 +190,7 @@ def machine_spec(machine: StateMachine, service: str, where: str) -> WorkflowSpe
         version=machine.version,
         retry=Retry(),
         source=where,
+        is_machine=True,
     )
 
 

@@ -317,6 +317,12 @@ async def test_a_crash_at_any_moment_changes_nothing_at_the_end(
             assert await world.rows("SELECT * FROM antiphon_dead_letters") == []
 
 
+def invoking(name: str) -> dict[str, Any]:
+    """A definition whose task calls the function of that name."""
+    task = {"Type": "Task", "Resource": "arn:aws:states:::lambda:invoke", "End": True}
+    return {"StartAt": "S", "States": {"S": {**task, "Parameters": {"FunctionName": name, "Payload.$": "$"}}}}
+
+
 def test_what_cannot_be_added_is_said(tmp_path: Path) -> None:
     """A resource that is missing or of no use, a name that is taken, an undo of nothing."""
     good = {"StartAt": "S", "States": {"S": {"Type": "Task", "Resource": "x", "End": True}}}
@@ -339,6 +345,7 @@ def test_what_cannot_be_added_is_said(tmp_path: Path) -> None:
         ({"undo": {"y": Release}}, "undo names y"),
         ({"undo": {"x": Release}}, "the undo of x is no function"),
         ({"starts": ()}, "no event starts it"),
+        ({"definition": invoking("arn:of:none")}, "its tasks call arn:of:none, for which there is no function"),
         ({"definition": "{"}, "not JSON"),
     ):
         with pytest.raises(DeclarationError, match=told):
@@ -355,4 +362,4 @@ def test_what_cannot_be_added_is_said(tmp_path: Path) -> None:
 
     path = tmp_path / "machine.asl.json"
     path.write_text(json.dumps(good))
-    assert declare(definition=path).machine.resources == ("x",)
+    assert [task.resource for task in declare(definition=path).machine.tasks] == ["x"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from antiphon import Event, Heartbeat, StateFailed, Transaction
+from antiphon import Effects, Event, Heartbeat, StateFailed, Transaction
 from antiphon.runtime.workflow import machines
 from tests.asl.kit import Begun, Ended, begun, carrying, ended, machine_of, note, noted, only, outcome, skipping, states
 from tests.runtime.kit import running
@@ -199,6 +199,36 @@ async def test_a_wait_is_a_timer(tmp_path: Path, state: dict[str, Any], given: A
         assert await ended(world) == done(given)
 
 
+async def test_what_is_new_each_time_is_recorded(tmp_path: Path) -> None:
+    """When a state was entered, chance and UUIDs are the same when the run is answered from its journal."""
+    asking = {"t.$": "$$.State.EnteredTime", "u.$": "States.UUID()", "r.$": "States.MathRandom(0, 1000000)"}
+    jsonata = {"t": "{% $states.context.State.EnteredTime %}", "all": "{% $states.context %}", "r": "{% $random() %}"}
+    definition = states(
+        "Path",
+        states={
+            "Path": {"Type": "Pass", "Parameters": asking, "ResultPath": "$.path", "Next": "W1"},
+            "W1": {"Type": "Wait", "Seconds": 10, "Next": "Jsonata"},
+            "Jsonata": {
+                "Type": "Pass",
+                **JSONATA,
+                "Output": {"path": "{% $states.input.path %}", **jsonata},
+                "Next": "N",
+            },
+            "N": {"Type": "Task", "Resource": "note", "ResultPath": None, "Next": "W2"},
+            "W2": {"Type": "Wait", "Seconds": 10, "End": True},
+        },
+    )
+    async with begun(tmp_path, definition, {}) as world:
+        await world.clock.advance(11)
+        (first,) = await noted(world)
+        await world.clock.advance(11)
+        got = await ended(world)
+        assert got == done(first)
+        assert got.output["path"]["t"] == "2026-01-01T00:00:00.000Z"
+        assert got.output["t"] == got.output["all"]["State"]["EnteredTime"] == "2026-01-01T00:00:10.000Z"
+        assert got.output["all"]["Execution"]["Name"] == "a"
+
+
 # ---------------------------------------------------------------------- Task
 
 
@@ -296,6 +326,46 @@ async def test_a_heartbeat_keeps_a_task_alive(tmp_path: Path) -> None:
         steps.put_nowait(False)
         await world.clock.rest()
         assert await ended(world) == done("done")
+
+
+@pytest.mark.parametrize(
+    ("task", "output"),
+    [
+        ({"Parameters": {"FunctionName": "arn:of:note", "Payload.$": "$.p"}}, {"StatusCode": 200, "Payload": 7}),
+        ({"Arguments": {"FunctionName": "{% $states.input.f %}"}, **JSONATA}, {"StatusCode": 200, "Payload": {}}),
+        (
+            {"Parameters": {"FunctionName.$": "$.p"}, "Catch": [{"ErrorEquals": ["States.ALL"], "Next": "E"}]},
+            {"Error": "Lambda.ResourceNotFoundException", "Cause": "there is no function 7"},
+        ),
+    ],
+)
+async def test_the_function_can_be_named_in_the_input(tmp_path: Path, task: dict[str, Any], output: Any) -> None:
+    """As the service's own integration of Lambda has it, with its result around the function's."""
+    state = {"Type": "Task", "Resource": "arn:aws:states:::lambda:invoke", "Next": "E", **task}
+    definition = states("S", states={"S": state, "E": {"Type": "Succeed"}})
+    got = await outcome(tmp_path, definition, {"p": 7, "f": "arn:of:note"}, {"arn:of:note": note})
+    got.output.pop("ExecutedVersion", None)
+    assert got == done(output)
+
+
+async def test_a_task_calls_the_outside_once(tmp_path: Path) -> None:
+    """A function with `Effects`: its call is recorded, and a retry of the task does not repeat it."""
+    calls: list[str] = []
+    failures = [RuntimeError("after the call")]
+
+    async def pay(_: Any, effects: Effects) -> str:
+        async def call(key: str) -> str:
+            calls.append(key)
+            return "paid"
+
+        said: str = await effects.once("pay", call, effects.key("pay"))
+        if failures:
+            raise failures.pop()
+        return said
+
+    task = {"Type": "Task", "Resource": "pay", "Retry": [{"ErrorEquals": ["RuntimeError"]}]}
+    assert await outcome(tmp_path, only(task), {}, {"pay": pay}) == done("paid")
+    assert len(calls) == 1
 
 
 async def test_an_error_of_a_function_has_its_class_for_a_name(tmp_path: Path) -> None:
@@ -609,3 +679,25 @@ async def test_a_loop_that_never_waits_comes_to_an_end(tmp_path: Path, monkeypat
         await world.clock.rest()
         assert await ended(world) == failed("States.Runtime: it has entered more than 1,200 states")
         assert await world.rows("SELECT name FROM antiphon_journal") == [("pause",)] * 2
+
+
+async def test_what_a_failed_branch_has_cut_short_is_not_missed_later(tmp_path: Path) -> None:
+    """Its records, of branches within branches too, are answered in every later turn."""
+    waits = {"StartAt": "W", "States": {"W": {"Type": "Wait", "SecondsPath": "$", "End": True}}}
+    parallel = {
+        "Type": "Parallel",
+        "Branches": [
+            {"StartAt": "Soon", "States": {"Soon": {"Type": "Wait", "Seconds": 5, "Next": "F"}, "F": {"Type": "Fail"}}},
+            {
+                "StartAt": "M",
+                "States": {"M": {"Type": "Map", "ItemsPath": "$.items", "ItemProcessor": waits, "End": True}},
+            },
+        ],
+        "Catch": [{"ErrorEquals": ["States.ALL"], "Next": "Later"}],
+        "Next": "Later",
+    }
+    later = {"Type": "Wait", "Seconds": 10, "Next": "E"}
+    definition = states("P", states={"P": parallel, "Later": later, "E": {"Type": "Succeed"}})
+    async with begun(tmp_path, definition, {"items": [2, 100, 3]}) as world:
+        await world.clock.advance(16)
+        assert await ended(world) == done({"Error": "", "Cause": ""})

@@ -4,13 +4,15 @@ import json
 import re
 import sqlite3
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.peers import __main__ as command
-from benchmarks.peers import page, run
+from benchmarks.peers import page, processes, run
 from benchmarks.peers.catalogue import CATALOGUE
 from benchmarks.peers.environment import HERE, REQUIREMENTS
 from benchmarks.peers.ledger import Audit, Ledger
@@ -41,6 +43,14 @@ def results_of(**systems: dict[str, Any]) -> dict[str, Any]:
         "systems": systems,
         "absent": {},
     }
+
+
+def started_for(folder: Path) -> Iterator[int]:
+    """The processes that have been told to work in *folder*."""
+    for each in processes.processes():
+        with suppress(OSError):  # it has just ended
+            if bytes(folder) in Path("/proc", str(each.pid), "environ").read_bytes():
+                yield each.pid
 
 
 def test_the_page_is_what_the_kept_results_say() -> None:
@@ -90,6 +100,16 @@ def test_a_system_that_breaks_is_shown_with_its_error(tmp_path: Path, monkeypatc
     results = run.run(["limit"], {"kills": 1, "rate": 1.0}, sys.executable)
     assert results["systems"]["limit"]["failed"] == "loop: KeyError: 'seconds'"
     assert "Hand-written limit, SQLite: loop: KeyError: 'seconds'" in page.text(results)
+
+
+def test_a_system_that_takes_too_long_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is shown as failed, and nothing of it is left: neither its process, nor its worker, nor its files."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(run._WITHIN_S, "kill", 3)
+    results = run.run(["antiphon_processes"], {"seconds": 0.1, "rate": 10.0, "kills": 10_000}, sys.executable)
+    assert "timed out after 3 seconds" in results["systems"]["antiphon_processes"]["failed"]
+    assert list(tmp_path.iterdir()) == []
+    assert not list(started_for(tmp_path))
 
 
 def test_lost_and_doubled_orders_are_found(tmp_path: Path) -> None:

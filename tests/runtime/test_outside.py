@@ -4,12 +4,18 @@ import asyncio
 import logging
 import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from antiphon import Retry, Service, SyncTransaction, Transaction, seconds
+from antiphon.ports import Lease
+from antiphon.runtime.attempt import Attempt
+from antiphon.runtime.outside import OutsideRunner
+from antiphon.runtime.signals import Solo
 from tests.runtime.kit import running
 from tests.runtime.test_handling import NO_JITTER, Billed, Ordered, shop
 
@@ -174,6 +180,31 @@ async def test_a_stop_releases_what_is_in_flight(tmp_path: Path) -> None:
         await world.until(lambda: calls == [0, 0], seconds=5)
         assert list((await world.statuses("mail.send")).values()) == ["COMPLETED"]
         assert await world.rows("SELECT outcome FROM antiphon_attempts WHERE outcome = 'crashed'") == []
+
+
+async def test_what_is_recorded_as_running_keeps_a_suspect_out_from_its_first_moment() -> None:
+    """Recorded attempts whose tasks have not begun yet run beside others: nobody runs alone before they have ended."""
+    solo, order = Solo(), list[str]()
+
+    class Runner(OutsideRunner):
+        async def run(self, lease: Lease, attempt: Attempt, suspended: object = None) -> None:
+            order.append("begins")
+            await asyncio.sleep(0)
+            order.append("ends")
+
+    async def alone() -> None:
+        async with solo.alone():
+            order.append("alone")
+
+    nothing = cast("Any", SimpleNamespace(spec=None))
+    runner = Runner(nothing, nothing, nothing, nothing, nothing, solo)
+    async with solo.together():
+        suspect = asyncio.ensure_future(alone())
+        await asyncio.sleep(0)
+        runner.spawn(nothing, nothing, lambda: None)
+    await suspect
+    await asyncio.gather(*runner.running)
+    assert order == ["begins", "ends", "alone"]
 
 
 async def test_a_sqlalchemy_session_shares_the_transaction(tmp_path: Path) -> None:

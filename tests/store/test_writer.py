@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from antiphon.errors import StoreError, StoreFull, StoreLocked
+from antiphon.model.effects import Effect
 from antiphon.runtime.clock import SystemClock
 from antiphon.store.sqlite import writer as writers
 from antiphon.store.sqlite.connection import connect, has_wal_reset_race
 from antiphon.store.sqlite.store import SqliteStore
+from antiphon.testing.conformance.kit import handler, take
 
 pytestmark = pytest.mark.anyio
 
@@ -99,6 +101,19 @@ async def test_a_full_disk_is_the_stores_fault_in_our_own_statements_too(store: 
             for n in range(100):
                 await unit.move_position(f"{n}" * 4000, 1)
     assert await store.positions() == {}
+
+
+async def test_a_full_disk_is_the_stores_fault_while_an_effect_is_written(store: SqliteStore) -> None:
+    """What is known of a call to the outside fails as StoreFull: its attempt has not failed, nothing is its fault."""
+    await store.register([handler("work")])
+    lease = await take(store, "test")
+    pages = store.writer.connection.execute("PRAGMA page_count").fetchone()[0]
+    store.writer.connection.execute(f"PRAGMA max_page_count = {pages + 2}")
+    with pytest.raises(StoreFull):
+        async with store.unit() as unit:
+            for n in range(100):
+                await unit.put_effect(lease, Effect(event_id=f"{n}", handler="svc.work", name="x" * 4000, key=f"{n}"))
+    assert await store.fetch_all("SELECT * FROM antiphon_effects") == []
 
 
 async def test_a_group_that_a_full_disk_undoes_hears_of_the_disk(store: SqliteStore) -> None:

@@ -1,5 +1,6 @@
 """What a workflow's function can call: several at once, children, signals, recorded values, its state."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -221,3 +222,61 @@ async def test_a_signal_is_taken_once_and_the_state_is_shown(tmp_path: Path) -> 
             assert await approve.signal(tx, "approve", {"by": 7}, key="a")
         await world.clock.advance(5)
         assert await said(world) == [[7, {"by": 7}]]
+
+
+@pytest.mark.parametrize("outside", [False, True])
+async def test_no_more_calls_than_the_limit_are_under_way(tmp_path: Path, outside: bool) -> None:
+    """They begin in their order, the next one when one has ended, in every passage; so many errors are tolerated."""
+    work = service()
+    busy = most = 0
+
+    async def meet(n: int, tx: Transaction) -> int:
+        nonlocal busy, most
+        busy += 1
+        most = max(most, busy)
+        if outside:
+            await asyncio.sleep(0)
+        busy -= 1
+        await note(f"{'bad' if n in (1, 4) else 'part'} {n}", tx)
+        return n
+
+    @work.workflow(retry=Retry(attempts=1))
+    async def collect(begun: Begun, wf: Workflow) -> Over:
+        async def part(n: int) -> int:
+            await wf.sleep(seconds(10 - n), name=f"rest {n}")
+            return await wf.step(meet, n)
+
+        calls = (part(n) for n in range(begun.parts))
+        got = await wf.gather(*calls, limit=2, tolerate=2, name="parts")
+        return Over(begun.id, [each if isinstance(each, int) else type(each).__name__ for each in got])
+
+    async with running(tmp_path, work) as world:
+        await world.publish("work", Begun("a", parts=6))
+        assert await world.rows("SELECT waiting FROM antiphon_runs") == [("sleep rest 0, sleep rest 1",)]
+        await world.clock.advance(9.5)
+        assert await world.rows("SELECT waiting FROM antiphon_runs") == [("sleep rest 0, sleep rest 2",)]
+        await world.clock.advance(60)
+        assert await said(world) == [[0, "StepFailed", 2, 3, "StepFailed", 5]]
+        assert most <= 2
+        assert await world.rows("SELECT name FROM antiphon_journal WHERE kind = 'gather'") == [("parts",)]
+
+
+async def test_more_errors_than_are_tolerated_end_a_gather(tmp_path: Path) -> None:
+    """With the first of them; calls that have not begun do not begin any more."""
+    work = service()
+
+    @work.workflow(retry=Retry(attempts=1))
+    async def collect(begun: Begun, wf: Workflow) -> Over:
+        names = ["bad a", "b", "bad c", "d"]
+        try:
+            await wf.gather(*(wf.step(note, each) for each in names), limit=1, tolerate=1)
+        except StepFailed as error:
+            await wf.sleep(seconds(5))
+            return Over(begun.id, [error.message])
+        return Over(begun.id, [])
+
+    async with running(tmp_path, work) as world:
+        await world.publish("work", Begun("a"))
+        await world.clock.advance(6)
+        assert await said(world) == [["bad a"]]
+        assert await world.rows("SELECT what FROM effects") == [("b",)]

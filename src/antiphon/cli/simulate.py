@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -67,10 +67,12 @@ def _run(options: argparse.Namespace) -> int:
 
     if options.schedule is not None and (options.exhaustive or (options.seeds or 1) > 1):
         raise CommandError("a schedule is for one seed", code=Exit.USAGE, mend="Name it: --seed S --schedule TEXT")
-    sources(load(options.app))  # what is wrong with the app is said here, and once
+    app = load(options.app)
+    sources(app)  # what is wrong with the app is said here, and once
+    places = {handler.name: handler.source for spec in app.specs for handler in spec.handlers}
     if options.schedule:
         Schedule.parse(options.schedule)
-    outcome = asyncio.run(_search(options))
+    outcome = asyncio.run(_search(options, places))
     for line in as_text(options.app, outcome):
         if options.json:
             say(line)
@@ -81,7 +83,7 @@ def _run(options: argparse.Namespace) -> int:
     return Exit.FINDINGS if outcome.violating else Exit.OK
 
 
-async def _search(options: argparse.Namespace) -> Any:
+async def _search(options: argparse.Namespace, places: Mapping[str, str]) -> Any:
     from antiphon.simulate.interpreters import interpreters
     from antiphon.simulate.search import Search
     from antiphon.simulate.worker import Job
@@ -91,7 +93,7 @@ async def _search(options: argparse.Namespace) -> Any:
     first, count = options.seed or 0, options.seeds or (1 if alone else _SEEDS)
     jobs = (Job(seed, options.events, options.faults, schedule) for seed in range(first, first + count))
     async with interpreters(options.app, options.workers) as runner:
-        search = Search(runner, until=_over(options.within), tell=_teller())
+        search = Search(runner, until=_over(options.within), tell=_teller(), places=places)
         return await (search.exhaustive(list(jobs)) if options.exhaustive else search.seeds(jobs))
 
 

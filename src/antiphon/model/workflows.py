@@ -306,7 +306,8 @@ def advance_envelope(
 class WorkflowSpec:
     """One workflow, in one version. ``name`` is ``service.function``.
 
-    *key_of* gives the run's key of the start event (None: that event's own key, else its id).
+    *key_of* gives the run's key of the start event (None: that event's own key, else its id). *is_machine*: it is a
+    definition, in which nothing can ask for the version of a run.
     """
 
     name: str
@@ -319,6 +320,7 @@ class WorkflowSpec:
     version: int
     retry: Retry
     source: str
+    is_machine: bool = False
 
     @cached_property
     def published(self) -> frozenset[type]:

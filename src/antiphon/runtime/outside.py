@@ -78,15 +78,14 @@ class OutsideRunner:
         return starting
 
     def spawn(self, lease: Lease, attempt: Attempt, finished: Callable[[], None]) -> None:
-        """Run a recorded attempt beside others; *finished* is called at its end."""
-        task = asyncio.ensure_future(self._beside_others(lease, attempt))
+        """Run a recorded attempt beside others; *finished* is called at its end. The caller runs beside others too."""
+        # From here on, not from the task's first step: what is recorded as running must keep out a suspect.
+        self._solo.join()
+        task = asyncio.ensure_future(self.run(lease, attempt))
         self.running.add(task)
         task.add_done_callback(self.running.discard)
+        task.add_done_callback(lambda _: self._solo.leave())
         task.add_done_callback(lambda _: finished())
-
-    async def _beside_others(self, lease: Lease, attempt: Attempt) -> None:
-        async with self._solo.together():
-            await self.run(lease, attempt)
 
     async def run(self, lease: Lease, attempt: Attempt, suspended: tuple[Transaction, Suspended] | None = None) -> None:
         """Run one recorded attempt to its end and settle it.

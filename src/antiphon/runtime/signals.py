@@ -65,14 +65,22 @@ class Solo:
         if self._alone.locked():
             async with self._alone:
                 pass
-        self._together += 1
-        self._empty.clear()
+        self.join()
         try:
             yield
         finally:
-            self._together -= 1
-            if not self._together:
-                self._empty.set()
+            self.leave()
+
+    def join(self) -> None:
+        """One more runs, started by one that runs beside others: so nobody runs alone now. It has to `leave`."""
+        self._together += 1
+        self._empty.clear()
+
+    def leave(self) -> None:
+        """One less runs."""
+        self._together -= 1
+        if not self._together:
+            self._empty.set()
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:

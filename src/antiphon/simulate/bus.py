@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import random  # noqa: TID251  seeded: it is the same in every run
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,8 @@ class SimBus(SqliteBus):
         events = await super().receive(receiver, after, limit)
         if fault is not None and fault.kind == "drop":
             raise _lost("while events came")
+        if fault is not None and fault.kind == "reorder":
+            return _shuffled(events, random.Random(f"{fault.at}:reorder"))
         seen = self._seen.setdefault(tuple(after), [])
         again = list(seen) if fault is not None and fault.kind == "duplicate" and events else []
         seen += events
@@ -68,6 +72,17 @@ class SimBus(SqliteBus):
     def heal(self) -> None:
         """The partition is over."""
         self._apart_until = 0.0
+
+
+def _shuffled(events: Sequence[LoggedEvent], chance: random.Random) -> list[LoggedEvent]:
+    """*events* in another order, as a bus of several partitions has it: that of each service and key is kept. The
+    last one stays, it tells how far they go."""
+    lanes: dict[tuple[str, str | None], deque[LoggedEvent]] = {}
+    for event in events[:-1]:
+        lanes.setdefault((event.envelope.service, event.envelope.key), deque()).append(event)
+    turns = [lane for lane, members in lanes.items() for _ in members]
+    chance.shuffle(turns)
+    return [*(lanes[turn].popleft() for turn in turns), *events[-1:]]
 
 
 def _lost(when: str) -> StoreError:

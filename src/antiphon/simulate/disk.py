@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from antiphon.simulate.process import Effects, Killed, Process
+from antiphon.simulate.process import PROCESS, Effects, Killed, Process
 
 if TYPE_CHECKING:
     from antiphon.simulate.faults import Fault
@@ -20,6 +20,7 @@ _DIGEST = 8
 _FULL = 2
 _WRITES = frozenset({"INSERT", "UPDATE", "DELETE", "REPLACE", "CREATE", "DROP", "ALTER"})
 _MARKS = frozenset({"SAVEPOINT", "RELEASE", "ROLLBACK"})
+_OF_STATEMENTS = frozenset({"begin", "checkpoint", "commit", "mark", "read", "write"})
 
 
 class _Statement(NamedTuple):
@@ -61,8 +62,10 @@ def _values(parameters: Any) -> bytes:
         return repr(parameters).encode()
 
 
-def described(detail: bytes) -> str:
-    """A statement's point in words: its text and its values."""
+def described(name: str, detail: bytes) -> str:
+    """What a point was about, in words: of a statement its text and its values."""
+    if name not in _OF_STATEMENTS:
+        return detail.decode(errors="replace")
     text = " ".join(_TEXTS.get(detail[:_DIGEST], "").split())
     values = detail[_DIGEST:]
     if not values:
@@ -98,13 +101,14 @@ class SimConnection(sqlite3.Connection):
     """A connection of a simulated process. It closes with the process; what was not committed is rolled back."""
 
     process: Process | None = None
+    read_only = False
     file: SimFile
     effects: Effects
     machine: Machine
 
-    def belong_to(self, process: Process, file: SimFile, effects: Effects, machine: Machine) -> None:
+    def belong_to(self, process: Process, file: SimFile, machine: Machine) -> None:
         """From now on what it does is done by *process*."""
-        self.process, self.file, self.effects, self.machine = process, file, effects, machine
+        self.process, self.file, self.effects, self.machine = process, file, machine.effects, machine
         process.on_kill[self] = self._vanish
         file.connections.add(self)
 
@@ -129,6 +133,8 @@ class SimConnection(sqlite3.Connection):
     def begin(self, sql: str, parameters: Any) -> str:
         """The statement takes effect now, unless a fault prevents it; the name of its point."""
         process = self.process
+        if process is not PROCESS.get():
+            self._refuse_others()
         if process is None:
             return ""
         name, detail, hashes_values = _STATEMENTS.get(sql) or _statement(sql)
@@ -146,15 +152,28 @@ class SimConnection(sqlite3.Connection):
     def close(self) -> None:
         """Close it. A dead process's is closed already."""
         if self.process is not None:
-            if not self.process.alive:
-                raise Killed
+            self._refuse_others()
             self.process.on_kill.pop(self, None)
             self.file.connections.discard(self)
         super().close()
 
+    def _refuse_others(self) -> None:
+        """Raise Killed for a process that has died: its connection may be another's by now."""
+        running = PROCESS.get()
+        if running is not None and not running.alive:
+            raise Killed
+
     def _vanish(self) -> None:
+        """Its process has died: what it had not committed is undone, as the kernel would have it.
+
+        It is kept for the next process. To open one costs as much as a hundred statements, and it could not
+        be closed: what a dead process's tasks hold on to would keep its locks.
+        """
         self.file.connections.discard(self)
-        super().close()
+        if self.in_transaction:
+            _execute(_cursor(self), "ROLLBACK")
+        self.row_factory = None
+        self.file.idle[self.read_only].append(self)
 
     # ------------------------------------------------------------------ faults
 

@@ -16,7 +16,7 @@ CLI_KINDS = {
     "drop": ("drop",),
     "duplicate": ("duplicate",),
     "reorder": ("reorder",),
-    "delay": ("delay",),
+    "delay": ("delay", "late"),
     "partition": ("partition",),
     "disk": ("disk",),
     "clock": ("clock",),
@@ -32,7 +32,8 @@ _WHERE: dict[str, frozenset[str] | None] = {
     "drop": frozenset({"bell", "bus.send", "bus.receive", "net", "request"}),
     "duplicate": frozenset({"bus.send", "bus.receive", "request"}),
     "delay": frozenset({"bell", "bus.send", "bus.receive", "net", "request"}),
-    "reorder": frozenset({"request"}),
+    "late": frozenset({"step"}),
+    "reorder": frozenset({"request", "bus.receive"}),
     "partition": frozenset({"bus.send", "bus.receive"}),
 }
 KINDS = tuple(_WHERE)
@@ -80,6 +81,12 @@ class Fault(msgspec.Struct, frozen=True):
     def what(self) -> str:
         """Which variety of its kind."""
         return self.detail.partition(":")[0]
+
+    @property
+    def name(self) -> str:
+        """Its kind, with the variety where there are several that have little in common."""
+        variety = self.what.partition("*")[0]
+        return f"{self.kind} {variety}" if self.kind in ("handler", "disk", "drop") else self.kind
 
     @property
     def seconds(self) -> float:
@@ -144,6 +151,8 @@ class Plan:
             for kind in self._rates:
                 self._draw(kind, 0)
         self.next_at = NEVER
+        #: The names of points at which something may strike before *next_at*: a fault that waits for its occasion.
+        self.occasions: frozenset[str] = frozenset()
         self._look_ahead()
 
     def strike(self, at: int, process: str | None, name: str) -> Fault | None:
@@ -167,7 +176,7 @@ class Plan:
         self._rates.clear()
         self._waiting.clear()
         self._armed.clear()
-        self.next_at = NEVER
+        self._look_ahead()
 
     def _draw(self, kind: str, at: int) -> None:
         gap = 1 + int(self._random.expovariate(self._rates[kind] / 1000))
@@ -175,7 +184,9 @@ class Plan:
         self._waiting.sort(key=lambda fault: fault.at)
 
     def _look_ahead(self) -> None:
-        self.next_at = 0 if self._armed else self._waiting[0].at if self._waiting else NEVER
+        places = [_WHERE[fault.kind] for fault in self._armed]
+        self.occasions = frozenset().union(*(names for names in places if names is not None))
+        self.next_at = 0 if None in places else self._waiting[0].at if self._waiting else NEVER
 
     def _exactly(self, fault: Fault, at: int, process: str, name: str) -> Fault:
         chance = random.Random(f"{self._seed}:{fault.kind}@{at}")
@@ -202,7 +213,7 @@ def _detail(kind: str, name: str, chance: random.Random) -> str:
         return f"{what}:{chance.choice((0.01, 0.5, 5.0, 35.0)) * (0.5 + chance.random()):.2f}"
     if kind == "partition":
         return f"{chance.choice((0.5, 5.0, 30.0)) * (0.5 + chance.random()):.2f}"
-    if kind in ("delay", "reorder"):
+    if kind in ("delay", "late", "reorder"):
         return f"{chance.choice((0.01, 0.3, 3.0)) * (0.5 + chance.random()):.2f}"
     if kind == "drop":
         return chance.choice(("before", "after"))

@@ -51,6 +51,17 @@ class Attempt(msgspec.Struct):
     outcome: Outcome = "running"
 
 
+class Call(msgspec.Struct):
+    """One call to the world outside by `Effects.once`. What was under way when its process died is unknown."""
+
+    outcome: Literal["unknown", "done", "not done"] = "unknown"
+
+    @property
+    def may_be_done(self) -> bool:
+        """Whether it has, or may have, taken effect."""
+        return self.outcome != "not done"
+
+
 class Ledger:
     """Written while a world runs, read by the invariants. *now* gives virtual seconds since its beginning."""
 
@@ -63,6 +74,12 @@ class Ledger:
         #: Events whose publish was acknowledged, and the service whose log has them.
         self.acknowledged: dict[str, str] = {}
         self.attempts: dict[tuple[str, str], list[Attempt]] = defaultdict(list)
+        #: Calls to the world outside, by handler, event and the call's name.
+        self.calls: dict[tuple[str, str, str], list[Call]] = defaultdict(list)
+        #: Calls that were made although one before may have taken effect, and nobody had looked.
+        self.blind_calls: list[str] = []
+        #: Steps of workflows (workflow, run, position) of which nobody can tell whether they took effect.
+        self.unwatched_steps: set[tuple[str, str, str]] = set()
         self.crashes = 0
         self.power_losses = 0
         #: Owners (a process's generations each have a name of their own) that are dead.
@@ -114,6 +131,16 @@ class Ledger:
         attempt.outcome = outcome
         self._running[attempt.owner].remove(attempt)
         self.note(attempt.owner, f"{attempt.handler} {outcome} {attempt.event_id}" + (f": {why}" if why else ""))
+
+    # ------------------------------------------------------------------ calls to the outside
+
+    def calls_out(self, handler: str, event_id: str, name: str, *, blindly: bool) -> Call:
+        """The world outside is called by the effect *name* of *handler*."""
+        call = Call()
+        self.calls[handler, event_id, name].append(call)
+        if blindly:
+            self.blind_calls.append(f"{handler} has called {name!r} again for {event_id}, which may have been done")
+        return call
 
     # ------------------------------------------------------------------ processes
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from antiphon.errors import AntiphonError
 from antiphon.simulate.lockstep import Threads
-from antiphon.simulate.process import PROCESS, Killed
+from antiphon.simulate.process import PROCESS, Effects, Killed, Process
 
 _THREAD_S = 0.002
 
@@ -30,6 +30,7 @@ class SimTask(asyncio.Task[Any]):
         self, coro: Coroutine[Any, Any, Any], *, loop: SimLoop, name: str | None = None, context: Context | None = None
     ) -> None:
         self.number = loop.next_number()
+        self.tag = b"%d" % self.number
         super().__init__(coro, loop=loop, name=name or f"task-{self.number}", context=context)
 
     def __hash__(self) -> int:
@@ -61,6 +62,8 @@ class SimLoop(asyncio.BaseEventLoop):
         self.steps = 0
         self.threads = Threads(self)
         self.network: Any = None
+        #: Where each step of a process's task is a point.
+        self.effects: Effects | None = None
         self._most_steps = most_steps
         self._random = random.Random(f"{seed}:interleaving")
         self._now = 0.0
@@ -129,8 +132,8 @@ class SimLoop(asyncio.BaseEventLoop):
                 timer = heapq.heappop(timers)[2]
                 if not timer._cancelled:
                     self.requeue(timer)
+            chosen = count = len(tasks)
             if tasks:
-                count = len(tasks)
                 chosen = int(choose() * (count + 1 if plain else count))
                 if chosen == count:
                     handle = plain.popleft()
@@ -147,12 +150,27 @@ class SimLoop(asyncio.BaseEventLoop):
             else:
                 raise Stuck("nothing can ever run again", where=f"at {self._now:.3f} s")
             if not handle._cancelled:
-                self._run(handle)
+                self._run(handle, is_step=chosen < count)
 
-    def _run(self, handle: asyncio.Handle) -> None:
+    def _may_step(self, handle: asyncio.Handle, process: Process) -> bool:
+        """Whether a task of *process* takes its next step now: a fault may strike here as it does at any effect."""
+        if self.effects is None:
+            return True
+        try:
+            fault = self.effects.point("step", handle._callback.__self__.tag, process)  # type: ignore[attr-defined]
+        except Killed:
+            fault = None
+        if fault is not None:
+            self.call_later(fault.seconds, self.requeue, handle, context=Context())
+            return False
+        return process.takes(handle, self._now)
+
+    def _run(self, handle: asyncio.Handle, *, is_step: bool) -> None:
         context = handle._context  # type: ignore[attr-defined]
         process = context.get(PROCESS)
-        if process is not None and not process.takes(handle, self._now):
+        if process is not None and not (
+            process.takes(handle, self._now) and (not is_step or self._may_step(handle, process))
+        ):
             return
         self.steps += 1
         if self.steps > self._most_steps:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random  # noqa: TID251  seeded: it is the same in every run
 import sqlite3
 from collections import deque
@@ -41,20 +42,12 @@ class SimFile:
         self.lives: dict[str, SimLife] = {}
         self.bells: dict[str, SimBell] = {}
         self.connections: set[SimConnection] = set()
+        #: Those that dead processes have left behind: that write, and that only read.
+        self.idle: tuple[list[SimConnection], list[SimConnection]] = ([], [])
         #: What is the matter with the disk: "full", "slow", "locked"; until when (virtual seconds).
         self.trouble = ""
         self.trouble_until = 0.0
         self._begin(template, b"")
-
-    @property
-    def path(self) -> Path:
-        """Where it really lies now."""
-        return self._folder / f"{self._generation}-{self.name}"
-
-    @property
-    def wal(self) -> Path:
-        """Its write-ahead log."""
-        return self.path.with_name(f"{self.path.name}-wal")
 
     def image(self) -> Image:
         """The bytes of the file and of its write-ahead log.
@@ -64,6 +57,10 @@ class SimFile:
         return self.path.read_bytes(), self.wal.read_bytes()
 
     def _begin(self, database: bytes, wal: bytes) -> None:
+        #: Where it really lies now, and its write-ahead log.
+        self.path = self._folder / f"{self._generation}-{self.name}"
+        self.wal = self.path.with_name(f"{self.path.name}-wal")
+        self.wal_name = str(self.wal)
         self.path.write_bytes(database)
         if wal:
             self.wal.write_bytes(wal)
@@ -72,10 +69,20 @@ class SimFile:
         self.keeper.row_factory = sqlite3.Row
         self.keeper.execute("SELECT count(*) FROM sqlite_master").fetchone()
 
+    def connection(self, read_only: bool) -> SimConnection:
+        """A connection that nobody has."""
+        if self.idle[read_only]:
+            return self.idle[read_only].pop()
+        made = connect(self.path, read_only=read_only, factory=SimConnection)
+        assert isinstance(made, SimConnection)
+        made.read_only = read_only
+        made.create_function("sim_task", 0, _running_task)
+        return made
+
     def lose_power(self, database: bytes, wal: bytes) -> None:
         """Go on with what the disk has kept."""
         old = self.path
-        self.keeper.close()
+        self.close()
         for leftover in (old, old.with_name(f"{old.name}-wal"), old.with_name(f"{old.name}-shm")):
             leftover.unlink(missing_ok=True)
         self._generation += 1
@@ -84,6 +91,10 @@ class SimFile:
 
     def close(self) -> None:
         """Close it."""
+        for each in (*self.idle[False], *self.idle[True]):
+            sqlite3.Connection.close(each)
+        self.idle[False].clear()
+        self.idle[True].clear()
         self.keeper.close()
 
 
@@ -159,9 +170,8 @@ class SimPlace:
 
     def connect(self, *, read_only: bool = False) -> sqlite3.Connection:
         """A connection of the process; it closes with it."""
-        connection = connect(self._file.path, read_only=read_only, factory=SimConnection)
-        assert isinstance(connection, SimConnection)
-        connection.belong_to(self._process, self._file, self._machine.effects, self._machine)
+        connection = self._file.connection(read_only)
+        connection.belong_to(self._process, self._file, self._machine)
         return connection
 
     def gate(self, clock: Clock) -> SimGate:
@@ -186,7 +196,13 @@ class SimPlace:
 
     def wal_bytes(self) -> int:
         """The size of the write-ahead log."""
-        return self._file.wal.stat().st_size
+        return os.stat(self._file.wal_name).st_size  # noqa: PTH116  asked after every commit, and a Path takes longer
+
+
+def _running_task() -> str:
+    """The name of the task that runs a statement: triggers tell by it who does something."""
+    task = asyncio.current_task()
+    return task.get_name() if task is not None else ""
 
 
 class _Queue:

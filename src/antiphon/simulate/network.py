@@ -64,9 +64,9 @@ class Network:
         near.peer, far.peer = far, near
         far.begin()
         near.begin()
-        process = PROCESS.get()
-        if process is not None:
-            process.on_kill[near] = near.vanish
+        for end, process in ((near, PROCESS.get()), (far, context.get(PROCESS))):
+            if process is not None:
+                process.on_kill[end] = end.vanish
         if fault is not None and fault.kind == "drop":
             # It breaks in the midst of what is said.
             self.loop.call_later(self._random.random() * 5 * _LATENCY_S, near.abort, context=Context())

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
@@ -20,8 +21,11 @@ import msgspec
 from antiphon.errors import DeclarationError, InvalidEvent, NotAnnotated, Reject
 from antiphon.model.events import event_type_of
 from antiphon.model.handlers import HandlerSpec, ParameterKind, ServiceSpec
+from antiphon.model.retry import Retry, minutes
+from antiphon.simulate.calling import WatchedEffects
 from antiphon.simulate.ledger import Attempt, Ledger
 from antiphon.simulate.process import PROCESS, Killed, Process
+from antiphon.simulate.stepping import StepWatcher
 
 if TYPE_CHECKING:
     from antiphon.simulate.world import World
@@ -38,6 +42,12 @@ CREATE TABLE IF NOT EXISTS sim_leases (
 CREATE TABLE IF NOT EXISTS sim_timers (
     n INTEGER PRIMARY KEY, id TEXT, due_ms INTEGER, clock TEXT, recurring INTEGER, type TEXT
 );
+CREATE TABLE IF NOT EXISTS sim_fired (
+    n INTEGER PRIMARY KEY, id TEXT
+);
+CREATE TABLE IF NOT EXISTS sim_steps (
+    n INTEGER PRIMARY KEY, workflow TEXT, run TEXT, position TEXT, is_undo INTEGER, can_be_undone INTEGER
+);
 CREATE TABLE IF NOT EXISTS sim_wrongs (
     n INTEGER PRIMARY KEY, invariant TEXT, text TEXT
 );
@@ -49,6 +59,20 @@ END;
 CREATE TRIGGER IF NOT EXISTS sim_timer AFTER INSERT ON antiphon_timers BEGIN
     INSERT INTO sim_timers (id, due_ms, clock, recurring, type)
     VALUES (NEW.id, NEW.due_ms, NEW.clock, NEW.recurrence IS NOT NULL, NEW.type);
+END;
+CREATE TRIGGER IF NOT EXISTS sim_fire AFTER DELETE ON antiphon_timers WHEN sim_task() LIKE 'timers of %' BEGIN
+    INSERT INTO sim_fired (id) VALUES (OLD.id);
+END;
+CREATE TRIGGER IF NOT EXISTS sim_record AFTER UPDATE ON antiphon_journal
+WHEN OLD.mark = 'DONE' AND (NEW.mark <> 'DONE' OR NEW.result IS NOT OLD.result) BEGIN
+    INSERT INTO sim_wrongs (invariant, text)
+    VALUES ('G6 journals_stay',
+            OLD.kind || ' ' || OLD.name || ' of run ' || OLD.run || ' was done, and is recorded anew');
+END;
+CREATE TRIGGER IF NOT EXISTS sim_end AFTER UPDATE OF state ON antiphon_runs
+WHEN OLD.state IN ('COMPLETED', 'COMPENSATED', 'FAILED', 'CANCELLED') AND NEW.state <> OLD.state BEGIN
+    INSERT INTO sim_wrongs (invariant, text)
+    VALUES ('G6 journals_stay', 'run ' || OLD.id || ' had ended ' || OLD.state || ', and is ' || NEW.state);
 END;
 CREATE TRIGGER IF NOT EXISTS sim_cursor AFTER UPDATE OF seq ON antiphon_handlers WHEN NEW.seq < OLD.seq BEGIN
     INSERT INTO sim_wrongs (invariant, text)
@@ -75,6 +99,9 @@ _ROW = (
     "WHERE h.name = ? AND l.id = ?"
 )
 _FOR_EVER_S = 1e9
+#: A step of a workflow fails so often at most; its policy may have patience for days.
+_CALLS_OF_A_STEP = 3
+_PATIENCE = minutes(10)
 #: What only code of users does: fail when its work is done, never end, reject.
 _OF_USERS = frozenset({"after", "hang", "reject"})
 
@@ -95,11 +122,31 @@ class Fate(msgspec.Struct):
         kind, _, calls = text.partition("*")
         return cls(kind, int(calls or 99))
 
+    def is_over(self, spec: HandlerSpec, calls: int, *, healed: bool) -> bool:
+        """Whether it has done its *calls*. When the faults of a world are over it goes on only if the handler's
+        own policy gives up soon: nobody waits a day for a dead letter."""
+        return calls > self.calls or (healed and _longest_wait(spec.retry) > _PATIENCE)
+
+
+def _longest_wait(retry: Retry) -> timedelta:
+    """How long at most it takes until *retry* gives up, as far as its delays go."""
+    total, delay = timedelta(0), retry.first
+    for _ in range(retry.attempts - 1):
+        total += min(delay, retry.cap)
+        delay = min(delay * retry.factor, retry.cap)
+        if total >= retry.max_age:
+            return retry.max_age
+    return total
+
 
 class Surroundings(Protocol):
     """What an observed handler needs to know of the world that it runs in."""
 
     ledger: Ledger
+
+    @property
+    def healed(self) -> bool:
+        """Whether faults are over."""
 
     def owner(self) -> str:
         """The owner of the leases of the process that runs now."""
@@ -120,6 +167,11 @@ class Here:
     def __init__(self, world: World) -> None:
         self._world = world
         self.ledger = world.ledger
+
+    @property
+    def healed(self) -> bool:
+        """Whether faults are over."""
+        return self._world.healed
 
     @staticmethod
     def _process() -> Process:
@@ -164,14 +216,22 @@ class Watcher:
 
     def __init__(self, world: Surroundings) -> None:
         self._world = world
+        self._steps = StepWatcher(world.ledger, self._fate_of_step)
         self._fates: dict[tuple[str, str], Fate | None] = {}
         self._calls: dict[tuple[str, str], int] = {}
 
     def watched(self, spec: HandlerSpec) -> HandlerSpec:
         """*spec* with a function that calls the user's and writes its row."""
+        if spec.workflow is not None:
+            spec = self._steps.watched(spec)
         parameters, of_kind = _with(spec.parameters, spec.is_async)
         call = _Call(self, spec, of_kind)
         return replace(spec, fn=call.in_loop if spec.is_async else call.in_thread, parameters=parameters)
+
+    @property
+    def ledger(self) -> Ledger:
+        """What the world outside knows."""
+        return self._world.ledger
 
     def begins(self, spec: HandlerSpec, event_id: str) -> tuple[Attempt, str | None]:
         """Note the call, and say what is to become of it (None: nothing bad)."""
@@ -182,10 +242,31 @@ class Watcher:
             self._fates[what] = None if text is None else Fate.parse(text)
         self._calls[what] = self._calls.get(what, 0) + 1
         fate = self._fates[what]
-        if fate is None or self._calls[what] > fate.calls:
+        if fate is None or fate.is_over(spec, self._calls[what], healed=self._world.healed):
             return attempt, None
         # A turn of a workflow is the engine's own: it writes what no later error of a handler could undo by itself.
         return attempt, "raise" if spec.workflow is not None and fate.kind in _OF_USERS else fate.kind
+
+    def _fate_of_step(self, step: str, what: tuple[str, str]) -> Callable[[bool], None]:
+        """Carries out, before and (True) after the next call of a workflow's step, what is to become of it."""
+        if what not in self._fates:
+            text = self._world.fate(step)
+            self._fates[what] = None if text is None else Fate.parse(text)
+        self._calls[what] = self._calls.get(what, 0) + 1
+        fate = self._fates[what]
+
+        def strike(after: bool) -> None:
+            if fate is None or self._calls[what] > min(fate.calls, _CALLS_OF_A_STEP):
+                return
+            if fate.kind.endswith("after") != after:
+                return
+            if fate.kind.startswith("kill"):
+                self._world.die(f"{step} kills its process")
+            if fate.kind == "reject":
+                raise Reject("the simulator wants it rejected")
+            raise SimulatedFailure(f"the simulator wants {step} to fail")
+
+        return strike
 
     def ends(self, attempt: Attempt, error: BaseException | None) -> None:
         """Note how the call ended."""
@@ -240,6 +321,9 @@ class _Call:
         watcher, spec = self._watcher, self._spec
         event_id = given[self._of_kind["delivery"]].envelope.id
         tx = given[self._of_kind["transaction"]]
+        if "effects" in self._of_kind:
+            name = self._of_kind["effects"]
+            given[name] = WatchedEffects(given[name], watcher.ledger, spec.name, event_id)
         attempt, fate = watcher.begins(spec, event_id)
         try:
             watcher.strike(spec, fate, after=False)

@@ -97,12 +97,14 @@ class Record(NamedTuple):
 class Effects:
     """Counts and hashes every effect, and lets faults strike there.
 
-    *strike* is asked from the point *next_at* on; it tells what the caller has to suffer, or kills it.
+    *strike* is asked from the point *next_at* on, and before it at points named in *occasions*; it tells what the
+    caller has to suffer, or kills it.
     """
 
     def __init__(self, clock: Callable[[], float], strike: Callable[[Process | None, str], Fault | None]) -> None:
         self.count = 0
         self.next_at = NEVER
+        self.occasions: frozenset[str] = frozenset()
         self.records: list[Record] | None = None
         self._clock = clock
         self._strike = strike
@@ -125,7 +127,7 @@ class Effects:
         self.count += 1
         if self.records is not None:
             self.records.append(Record(self.count, self._clock(), process.name if process else "", name, detail))
-        if self.count < self.next_at:
+        if self.count < self.next_at and name not in self.occasions:
             return None
         fault = self._strike(process, name)
         if process is not None and not process.alive:

@@ -9,17 +9,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-import msgspec
-
+from antiphon.model.effects import EffectState
 from antiphon.model.handlers import HandlerSpec
 from antiphon.model.retry import milliseconds
-from antiphon.ports import PUBLISHED, RECEIVED
-from antiphon.simulate.evidence import Evidence
-from antiphon.simulate.history import Effect, Logged, StoreHistory
+from antiphon.model.workflows import ENDED, Kind, RunState
+from antiphon.ports import PUBLISHED, RECEIVED, TIMEOUT_OF
+from antiphon.simulate.evidence import Evidence, published
+from antiphon.simulate.history import OURS, Effect, JournalRecord, Logged, StoreHistory
 
 #: A timer that is due later than this is not waited for.
 _SOON_MS = 60_000
 _INEXACT_MS = 2
+#: Faults set wall clocks wrong by no more than this.
+_CLOCKS_ARE_WRONG_BY_S = 4 * 3_600
+_TIMED_OUT = f"{OURS}timed-out"
+_STEPS = (Kind.STEP, Kind.UNDO)
+_UNDONE = (RunState.COMPENSATED, RunState.FAILED, RunState.CANCELLED)
 
 Check = Callable[[Evidence], Iterator[str]]
 #: By name, what must hold at every moment, and what must hold at rest.
@@ -57,7 +62,8 @@ def acknowledged_is_kept(seen: Evidence) -> Iterator[str]:
         wanted = {id_ for id_, service in seen.ledger.acknowledged.items() if service in store.services}
         if wanted:
             for id_ in sorted(wanted - store.has(wanted)):
-                yield f"event {id_} was acknowledged, and is not in the log of {store.name}"
+                if not _may_be_removed(seen, store, id_):
+                    yield f"event {id_} was acknowledged, and is not in the log of {store.name}"
 
 
 @_along("G1")
@@ -65,11 +71,12 @@ def committed_is_kept(seen: Evidence) -> Iterator[str]:
     """What could be read once is there ever after."""
     for store in seen.history.stores.values():
         events, effects = store.counts()
-        if events < len(store.log) or effects < len(store.effects):
-            yield (
-                f"{store.name} had {len(store.log)} events and {len(store.effects)} effects, "
-                f"and has {events} and {effects}"
-            )
+        gone = store.by_id.keys() - store.has(store.by_id) if events < len(store.log) else ()
+        lost = [id_ for id_ in sorted(gone) if not _may_be_removed(seen, store, id_)]
+        if lost:
+            yield f"{store.name} had event {lost[0]} and {len(lost) - 1} more that it has no longer"
+        if effects < len(store.effects):
+            yield f"{store.name} had {len(store.effects)} effects, and has {effects}"
 
 
 @_along("G1")
@@ -189,7 +196,9 @@ def keys_keep_their_order(seen: Evidence) -> Iterator[str]:
             continue
         before = seen.newest_of_key.get((effect.handler, effect.key))
         if before is not None and before.seq > effect.seq:
-            yield f"{effect.handler} took {effect.event_id} of key {effect.key!r} after {before.event_id}"
+            if not _was_redriven(seen, effect):
+                yield f"{effect.handler} took {effect.event_id} of key {effect.key!r} after {before.event_id}"
+            continue
         seen.newest_of_key[effect.handler, effect.key] = effect
 
 
@@ -216,18 +225,21 @@ def attempts_are_bounded(seen: Evidence) -> Iterator[str]:
         if not store.deliveries:
             continue
         failed, crashed = store.attempts_on_record("failed"), store.attempts_on_record("crashed")
+        redriven = store.attempts_on_record("redriven")
         names = {handler.id: handler.name for handler in store.handlers.values()}
-        events = {event.seq: event for event in store.log}
         for (handler_id, seq), delivery in store.deliveries.items():
             spec = seen.handlers.get(names.get(handler_id, ""))
             if spec is None:
                 continue
             times = failed.get((handler_id, seq), 0)
-            if times > spec.retry.attempts:
-                yield f"{spec.name} has tried {events[seq].id} {times} times; {spec.retry.attempts} are allowed"
+            allowed = spec.retry.attempts * (1 + redriven.get((handler_id, seq), 0))
+            if times > allowed:
+                yield f"{spec.name} has tried {store.at(seq).id} {times} times; {allowed} are allowed"
+            if delivery.crashes > spec.retry.crashes:
+                yield f"{store.at(seq).id} has killed {delivery.crashes} processes of {spec.name} by itself"
             deaths = crashed.get((handler_id, seq), 0)
-            if delivery.dead and (why := _innocence(seen, spec, events[seq], delivery.status, times, deaths)):
-                yield f"{events[seq].id} is {delivery.status} in {spec.name} ({delivery.reason}): {why}"
+            if delivery.dead and (why := _innocence(seen, spec, store.at(seq), delivery.status, times, deaths)):
+                yield f"{store.at(seq).id} is {delivery.status} in {spec.name} ({delivery.reason}): {why}"
 
 
 @_along("G5")
@@ -272,6 +284,137 @@ def timers_are_not_early(seen: Evidence) -> Iterator[str]:
 
 
 @_along("G5")
+def timers_fire_when_they_end(seen: Evidence) -> Iterator[str]:
+    """A timer whose time has come is removed with the publication of its event, never without."""
+    for store in seen.history.stores.values():
+        for id_, fired in store.ended_timers:
+            if not fired:
+                yield f"the timer {id_} of {store.name} was removed when it was due, and has not fired"
+
+
+@_along("G3")
+def commands_are_answered_once(seen: Evidence) -> Iterator[str]:
+    """A command has one reply at most, is refused once at most, and runs out of time once at most."""
+    for store in seen.history.stores.values():
+        for event in store.new_log:
+            if event.request_id is None:
+                continue
+            sort = event.type if event.type.startswith(OURS) else "reply"
+            answer = seen.answers.setdefault((store.name, event.request_id, sort), event.id)
+            if answer != event.id and sort == "reply":
+                yield f"the command {event.request_id} has two replies in {store.name}: {answer} and {event.id}"
+            elif answer != event.id and not _redrives(seen, event.request_id):
+                yield f"the command {event.request_id} was told {sort} twice in {store.name}"
+            others = seen.answered.setdefault((store.name, event.request_id), [])
+            # A workflow's run sees what has arrived in turns of its own: it may run out of time just before.
+            if others and sort == _TIMED_OUT and event.id in store.timers:
+                yield f"the command {event.request_id} ran out of time in {store.name}, answered as it was"
+            others.append(event.id)
+
+
+@_along("G3")
+def what_answers_is_an_answer(seen: Evidence) -> Iterator[str]:
+    """A command whose handler has published its reply, or that was set aside, has an answer."""
+    for store in seen.history.stores.values():
+        answered = {
+            effect.event_id: effect.handler
+            for effect in store.new_effects
+            if (event := store.by_id.get(effect.event_id)) is not None
+            and not seen.replies.get(event.type, set()).isdisjoint(published(effect))
+        }
+        names = {handler.id: handler.name for handler in store.handlers.values()}
+        for (handler_id, _), delivery in store.deliveries.items():
+            if delivery.dead and names.get(handler_id) in seen.handlers:
+                event = store.at(delivery.seq)
+                if event.type in seen.replies:
+                    answered[event.id] = names[handler_id]
+        for event_id, handler in answered.items():
+            if (store.name, event_id) not in seen.answered:
+                yield f"{handler} has dealt with the command {event_id}, which nobody has answered"
+
+
+@_along("G6")
+def journals_stay(seen: Evidence) -> Iterator[str]:
+    """What a workflow's run has done is recorded once, and a run that has ended stays as it is."""
+    yield from _wrongs(seen, "G6 journals_stay")
+
+
+@_along("G6")
+def steps_happen_once(seen: Evidence) -> Iterator[str]:
+    """Each step of a run takes effect at most once, and so does its undo, which only comes after it."""
+    for store in seen.history.stores.values():
+        for step in store.new_steps:
+            what = (step.workflow, step.run, step.position)
+            times = seen.steps_done[(*what, step.is_undo)] = seen.steps_done[(*what, step.is_undo)] + 1
+            if times > 1:
+                yield f"{'the undo of ' * step.is_undo}step {step.position} of run {step.run} took effect {times} times"
+            if step.is_undo and not seen.steps_done[(*what, 0)]:
+                yield f"step {step.position} of run {step.run} was undone, and had never been done"
+
+
+@_along("G6")
+def undone_in_reverse(seen: Evidence) -> Iterator[str]:
+    """What a run has done is undone in reverse: the last step first."""
+    for store in seen.history.stores.values():
+        for undo in store.new_steps:
+            if not undo.is_undo:
+                continue
+            own = [step for step in store.steps if (step.workflow, step.run) == (undo.workflow, undo.run)]
+            begun = {step.position: step.n for step in own if not step.is_undo}
+            undone = {step.position for step in own if step.is_undo and step.n < undo.n}
+            for step in own:
+                still_done = not step.is_undo and step.can_be_undone and step.position not in undone
+                if still_done and begun.get(undo.position, undo.n) < step.n < undo.n:
+                    yield f"run {undo.run} undid step {undo.position} before step {step.position}, which came later"
+
+
+@_along("G2")
+def steps_are_recorded_with_what_they_did(seen: Evidence) -> Iterator[str]:
+    """A step, or an undo, is recorded as done if and only if it took effect."""
+    for store in seen.history.stores.values():
+        if not store.has_workflows:
+            continue
+        runs = {run.nr: run for run in store.runs_now()}
+        done = {
+            (runs[each.run].workflow, runs[each.run].id, *_step_of(each))
+            for each in store.journal_now()
+            if each.kind in _STEPS and each.mark == "DONE" and each.run in runs
+        }
+        alive = {(run.workflow, run.id) for run in runs.values()}
+        took_effect = {(each.workflow, each.run, each.position, each.is_undo) for each in store.steps}
+        for what in sorted(done - took_effect):
+            if what[:3] not in seen.ledger.unwatched_steps:
+                yield f"{_told(what)} is recorded as done, and took no effect"
+        for what in sorted(took_effect - done):
+            if what[:2] in alive or not _is_old(seen, store, what[1]):
+                yield f"{_told(what)} took effect, and is not recorded as done"
+
+
+@_along("G9")
+def calls_are_not_repeated_blindly(seen: Evidence) -> Iterator[str]:
+    """A call outside that may have been done is only made again when somebody has looked, or it may be repeated."""
+    yield from seen.ledger.blind_calls
+    seen.ledger.blind_calls.clear()
+
+
+@_along("G7")
+def the_event_table_is_right(seen: Evidence) -> Iterator[str]:
+    """The event table shows of each delivery that is not plainly done how it stands."""
+    for store in seen.history.stores.values():
+        names = {handler.id: handler.name for handler in store.handlers.values()}
+        wanted = {
+            (names[delivery.handler_id], store.at(delivery.seq).id): delivery.status
+            for delivery in store.deliveries.values()
+            if names.get(delivery.handler_id) in seen.handlers
+        }
+        if wanted:
+            shown = store.shown_now({event_id for _, event_id in wanted})
+            for (handler, event_id), status in wanted.items():
+                if shown.get((handler, event_id)) != status:
+                    yield f"{event_id} is {status} for {handler}, and is shown as {shown.get((handler, event_id))}"
+
+
+@_along("G5")
 def no_wall_clock_moves_a_store(seen: Evidence) -> Iterator[str]:
     """While a machine is up its stores' clocks run with time itself: leases and retries go by them."""
     boot, now_ms = seen.ledger.power_losses, round(seen.ledger.now() * 1000)
@@ -309,6 +452,85 @@ def timers_fire_once(seen: Evidence) -> Iterator[str]:
         for id_ in store.timers:
             if id_ in waiting and id_ in store.by_id:
                 yield f"the timer {id_} of {store.name} has fired, and is still there"
+
+
+@_at_end("G7")
+def all_of_the_event_table_is_right(seen: Evidence) -> Iterator[str]:
+    """At rest the event table shows COMPLETED for what took effect, and for nothing else."""
+    for store in seen.history.stores.values():
+        for (handler, event_id), status in store.shown_now().items():
+            if handler in seen.handlers and (status == "COMPLETED") != bool(seen.took_effect[handler, event_id]):
+                times = seen.took_effect[handler, event_id]
+                yield f"{event_id} is shown as {status} for {handler}, where it took effect {times} times"
+
+
+@_at_end("G6")
+def runs_end(seen: Evidence) -> Iterator[str]:
+    """A run ends as it is declared to, unless it waits for a time that is far, a dead letter, or a person: to mend
+    an undo that has failed, or because one has paused it."""
+    for store in seen.history.stores.values():
+        now = seen.store_ms(store.name)
+        dead = {(each.key, each.correlation_id) for each in store.dead_events()}
+        runs = store.runs_now()
+        failed = {each.run for each in store.journal_now() if each.kind == Kind.UNDO and each.mark == "FAILED"}
+        for run in runs:
+            if run.state in ENDED or run.state == RunState.PAUSED or run.nr in failed:
+                continue
+            excused = any(run.order_key == key or run.correlation_id == process for key, process in dead)
+            is_far = run.due_ms is not None and now is not None and run.due_ms > now + _SOON_MS
+            if not excused and not is_far:
+                yield f"run {run.id} of {run.workflow} is {run.state}"
+
+
+@_at_end("G6")
+def what_failed_is_undone(seen: Evidence) -> Iterator[str]:
+    """Of a run that ended COMPENSATED, FAILED or CANCELLED, every step that can be undone is."""
+    for store in seen.history.stores.values():
+        runs = {run.nr: run for run in store.runs_now()} if store.has_workflows else {}
+        journal = store.journal_now() if runs else []
+        spared = {
+            (runs[each.run].id, _step_of(each)[0])
+            for each in journal
+            if each.kind == Kind.UNDO and each.mark == "SKIPPED" and each.run in runs
+        }
+        compensated = {each.run: each.nr for each in journal if each.kind == Kind.COMPENSATE and each.mark == "DONE"}
+        closed = {(each.run, each.position): each.nr for each in journal if each.kind == Kind.STEP}
+        for run in runs.values():
+            if run.state not in _UNDONE:
+                continue
+            for step in store.steps:
+                if (step.workflow, step.run) != (run.workflow, run.id) or step.is_undo or not step.can_be_undone:
+                    continue
+                came_after = closed.get((run.nr, step.position), 0) > compensated.get(run.nr, 1 << 62)
+                is_undone = seen.steps_done[step.workflow, step.run, step.position, 1]
+                if not is_undone and not came_after and (run.id, step.position) not in spared:
+                    yield f"run {run.id} is {run.state}, and step {step.position} is not undone"
+
+
+@_at_end("G3")
+def commands_are_answered(seen: Evidence) -> Iterator[str]:
+    """A command that was sent with a time-out has an answer, or its time-out still lies ahead."""
+    for store in seen.history.stores.values():
+        waiting = {id_ for id_, _, _ in store.waiting_timers()}
+        answered = {event.request_id for event in store.log if event.request_id is not None}
+        for id_ in store.timers:
+            command = id_.removeprefix(TIMEOUT_OF)
+            if command != id_ and command not in answered and id_ not in waiting and command in store.by_id:
+                yield f"the command {command} was not answered in {store.name}, and does not run out of time any more"
+
+
+@_at_end("G9")
+def what_was_called_is_known(seen: Evidence) -> Iterator[str]:
+    """Where a handler took effect, what became of the calls that it made outside is on record."""
+    states = {store.name: store.effect_states_now() for store in seen.history.stores.values()}
+    for what, calls in seen.ledger.calls.items():
+        handler, event_id, name = what
+        if seen.handlers[handler].workflow is not None:
+            continue  # a step's outcome is recorded with the step, not with the turn
+        store = seen.history.of_service[seen.handlers[handler].service]
+        state = states[store.name].get(what)
+        if calls[-1].outcome == "done" and seen.took_effect[handler, event_id] and state != EffectState.DONE:
+            yield f"{handler} has called {name!r} for {event_id}, and what is on record of it is {state}"
 
 
 @_at_end("G7")
@@ -360,6 +582,7 @@ def _wrongs(seen: Evidence, name: str) -> Iterator[str]:
     """What triggers have noted under the name of an invariant."""
     for store in seen.history.stores.values():
         yield from (f"{store.name}: {text}" for invariant, text in store.wrongs if invariant == name)
+    yield from (f"bus: {text}" for invariant, text in seen.history.bus_wrongs if invariant == name)
 
 
 def _touched(seen: Evidence) -> set[tuple[str, str, str]]:
@@ -368,11 +591,71 @@ def _touched(seen: Evidence) -> set[tuple[str, str, str]]:
     for store in seen.history.stores.values():
         for effect in store.new_effects:
             service = seen.handlers[effect.handler].service
-            touched |= {(service, effect.event_id, type_) for type_ in msgspec.json.decode(effect.published)}
+            touched |= {(service, effect.event_id, type_) for type_ in published(effect)}
         for event in store.new_log:
             if event.causation_id is not None and event.origin != RECEIVED and not store.is_timed(event):
                 touched.add((event.service, event.causation_id, event.type))
-    return touched
+    return {what for what in touched if not _is_a_workflows(seen, *what[:2])}
+
+
+def _is_a_workflows(seen: Evidence, service: str, event_id: str) -> bool:
+    """Whether a workflow of a service has handled an event: it may publish in several turns, and commit in between."""
+    event = seen.history.of_service[service].by_id.get(event_id)
+    return event is not None and event.type in seen.of_workflows.get(service, ())
+
+
+def _is_parked(seen: Evidence, spec: HandlerSpec, event: Logged) -> bool:
+    """Whether nobody knows what became of something that a handler has called for an event."""
+    states = seen.history.of_service[spec.service].effect_states_now()
+    return any(what[:2] == (spec.name, event.id) and state == EffectState.AMBIGUOUS for what, state in states.items())
+
+
+def _was_redriven(seen: Evidence, effect: Effect) -> bool:
+    """Whether it took effect because somebody gave a dead letter another chance."""
+    store = seen.history.of_service[seen.handlers[effect.handler].service]
+    handler = store.handlers[effect.handler]
+    return (handler.id, effect.seq) in store.attempts_on_record("redriven")
+
+
+def _redrives(seen: Evidence, event_id: str) -> bool:
+    """Whether an event was redriven, anywhere."""
+    return any(
+        event_id in store.by_id
+        and any(seq == store.by_id[event_id].seq for _, seq in store.attempts_on_record("redriven"))
+        for store in seen.history.stores.values()
+    )
+
+
+def _may_be_removed(seen: Evidence, store: StoreHistory, event_id: str) -> bool:
+    """Whether retention may have removed an event: it is old, and nobody needs it any more."""
+    event = store.by_id.get(event_id)
+    if event is None or not _is_old(seen, store, event_id):
+        return False
+    owed = [
+        handler for handler in store.handlers.values() if handler.name in seen.handlers and store.owes(handler, event)
+    ]
+    return all(
+        seen.took_effect[handler.name, event_id] and (handler.id, event.seq) not in store.deliveries for handler in owed
+    )
+
+
+def _is_old(seen: Evidence, store: StoreHistory, event_id: str) -> bool:
+    """Whether an event came longer ago than is kept, as far as wall clocks can be trusted."""
+    age_s = seen.ledger.now() - seen.first_seen.get((store.name, event_id), seen.ledger.now())
+    return age_s + _CLOCKS_ARE_WRONG_BY_S >= seen.app.retention.total_seconds()
+
+
+def _step_of(record: JournalRecord) -> tuple[str, int]:
+    """The position of the step that a record is of, and whether it is of its undo."""
+    if record.kind == Kind.STEP:
+        return record.position, 0
+    before, _, after = record.position.partition(".u")
+    return after or before.removeprefix("end."), 1
+
+
+def _told(what: tuple[str, str, str, int]) -> str:
+    workflow, run, position, is_undo = what
+    return f"{'the undo of ' * is_undo}step {position} of run {run} of {workflow}"
 
 
 def _missing(seen: Evidence) -> Iterator[tuple[StoreHistory, Logged]]:
@@ -385,7 +668,8 @@ def _missing(seen: Evidence) -> Iterator[tuple[StoreHistory, Logged]]:
                 continue
             for service, types in seen.handled_by.items():
                 store = seen.history.of_service[service]
-                if store is not producer and event.type in types and event.id not in store.by_id:
+                is_meant = event.type in types if event.target is None else event.target == service
+                if store is not producer and is_meant and event.id not in store.by_id:
                     yield store, event
 
 
@@ -397,6 +681,10 @@ def _innocence(seen: Evidence, spec: HandlerSpec, event: Logged, status: str, fa
         # One that could not even be decoded was never attempted.
         return "no attempt of it was refused" if attempts and not outcomes["rejected"] else None
     retry = spec.retry
+    if event.deadline_ms is not None and spec.compensates is None:
+        return None  # it may have been too late, by a wall clock that may have been wrong
+    if spec.has_effects and _is_parked(seen, spec, event):
+        return None
     if failed >= retry.attempts or crashed >= retry.crashes:
         return None
     if not outcomes["raised"] + outcomes["cancelled"]:

@@ -27,6 +27,7 @@ def as_json(reference: str, outcome: Outcome) -> dict[str, Any]:
         "events": outcome.events,
         "runs": outcome.runs,
         "faults": outcome.faults,
+        "faults_by_kind": outcome.faults_by_kind,
         "crashes": outcome.crashes,
         "violations": sum(map(len, outcome.violating.values())),
         "trace_hash": outcome.digest,

@@ -7,7 +7,8 @@ invariant as well. The first seed that shows a violation is shrunk.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -25,6 +26,8 @@ from antiphon.simulate.world import Run
 NOT_DETERMINISTIC = "G0 deterministic"
 _SHRINKING_RUNS = 120
 _AT_ONCE = 64
+#: So many characters of a point are shown before and after the place where two runs part.
+_SHOWN = 80
 
 Progress = Callable[[int, int], None]
 
@@ -51,12 +54,21 @@ class Outcome(msgspec.Struct):
     points: int = 0
     crashes: int = 0
     faults: int = 0
+    faults_by_kind: dict[str, int] = {}
     virtual_seconds: float = 0.0
     cpu_seconds: float = 0.0
     violating: dict[int, list[Violation]] = {}
     reports: list[Report] = []
     found: Found | None = None
     digest: str = ""
+
+    def count_faults(self, run: Run) -> None:
+        """Add what went wrong in a run that is counted once, however often it is repeated."""
+        self.crashes += run.crashes
+        self.faults += len(run.schedule.faults)
+        kinds = Counter(self.faults_by_kind)
+        kinds.update(fault.name for fault in run.schedule.faults)
+        self.faults_by_kind = dict(sorted(kinds.items()))
 
     def count(self, run: Run) -> None:
         """Add the figures of one run."""
@@ -68,12 +80,18 @@ class Outcome(msgspec.Struct):
 
 
 class Search:
-    """One search over worlds that *runner* runs."""
+    """One search over worlds that *runner* runs. *places* say where each handler is written (``file:line``)."""
 
     def __init__(
-        self, runner: Runner, *, until: Callable[[], bool] = lambda: False, tell: Progress | None = None
+        self,
+        runner: Runner,
+        *,
+        until: Callable[[], bool] = lambda: False,
+        tell: Progress | None = None,
+        places: Mapping[str, str] | None = None,
     ) -> None:
         self._runner = runner
+        self._places = places or {}
         self._until = until
         self._tell = tell or (lambda done, found: None)
 
@@ -87,8 +105,7 @@ class Search:
             run, violations = await self._twice(job, outcome)
             outcome.seeds += 1
             outcome.events += run.events
-            outcome.crashes += run.crashes
-            outcome.faults += len(run.schedule.faults)
+            outcome.count_faults(run)
             hashes[job.seed] = run.trace_hash
             if violations:
                 outcome.violating[job.seed] = violations
@@ -120,8 +137,7 @@ class Search:
         async def one(number: int, job: Job) -> None:
             run = await self._runner.run(job, number % 2)
             outcome.count(run)
-            outcome.crashes += run.crashes
-            outcome.faults += len(run.schedule.faults)
+            outcome.count_faults(run)
             kept[job] = run.trace_hash
             if run.violations:
                 first[job] = (run, run.violations)
@@ -169,11 +185,24 @@ class Search:
             (at for at, pair in enumerate(zip(one.records, two.records, strict=False)) if pair[0] != pair[1]),
             min(len(one.records), len(two.records)),
         )
-        parted = [_described(run.records, at) for run in (one, two)]
         reports = "".join(f"; {report}" for report in [*one.reports, *two.reports][:3])
-        if parted[0] == parted[1]:
+        if at == len(one.records) == len(two.records):
             return f"two runs pass the same points, and leave different data{reports}"
-        return f"two runs part at point {at + 1}: {parted[0]}, and {parted[1]}; {_at_work(one.records, at)}{reports}"
+        parted = _described(one.records, at), _described(two.records, at)
+        start = next((n for n, pair in enumerate(zip(*parted, strict=False)) if pair[0] != pair[1]), 0)
+        shown = [text[max(0, start - _SHOWN) : start + _SHOWN] for text in parted]
+        place = self._at_work(one.records, at)
+        return f"two runs part at point {at + 1}: the one does {shown[0]!r}, the other {shown[1]!r}; {place}{reports}"
+
+    def _at_work(self, records: Sequence[Record], at: int) -> str:
+        """The handler that the process which parts there had called last."""
+        records = [Record(*record) for record in records[: at + 1]]
+        who = records[at].process if at < len(records) else None
+        for record in reversed(records):
+            if record.name == "handler" and who in (None, record.process):
+                name = bytes(record.detail).decode()
+                return f"{record.process} last called {name} ({self._places.get(name, 'of the application')})"
+        return "no handler had been called"
 
     async def _shrunk(self, job: Job, run: Run, violations: list[Violation]) -> Found:
         """The least that still shows one of *violations*."""
@@ -190,7 +219,8 @@ class Search:
             tried = await self._runner.run(msgspec.structs.replace(job, schedule=schedule, events=events), 0)
             if names.isdisjoint(violation.name for violation in tried.violations):
                 return False
-            found.schedule, found.events, found.shrunk = schedule, events, True
+            # Without the others a fault may strike a little later than was said: what struck is what is told.
+            found.schedule, found.events, found.shrunk = str(tried.schedule), events, True
             found.violations, found.timeline = tried.violations, tried.timeline
             return True
 
@@ -216,12 +246,4 @@ def _described(records: Sequence[Record], at: int) -> str:
     if at >= len(records):
         return "the end"
     record = Record(*records[at])
-    return f"{record.process or 'the world'} does {record.name!r} {bytes(record.detail)[:80]!r}"
-
-
-def _at_work(records: Sequence[Record], at: int) -> str:
-    """The handler that was called last before a place of a trace."""
-    for record in reversed(records[: at + 1]):
-        if record.name == "handler":
-            return f"{record.process} last called {bytes(record.detail).decode()}"
-    return "no handler had been called"
+    return f"{record.process or 'the world'} {record.name} {bytes(record.detail).decode()}"

@@ -248,12 +248,12 @@ class Traffic:
         asked = self._world.ledger.sends(key, f"publish {name}", publication.service, repeatable=False)
         try:
             event_id = await self._within_patience(self._world.publish(publication.event, service=publication.service))
+        except (ConnectionRefusedError, AntiphonError) as error:  # nothing has been done
+            self._world.ledger.loses(asked, str(error))
+            return False
         except ConnectionError as error:
             self._world.ledger.loses(asked, str(error) or type(error).__name__)
             return True
-        except AntiphonError as error:
-            self._world.ledger.loses(asked, str(error))
-            return False
         self._world.ledger.acknowledge(asked, event_id, None)
         return True
 

@@ -10,6 +10,7 @@ from typing import BinaryIO
 import msgspec
 
 from antiphon.app import App
+from antiphon.simulate.disk import described
 from antiphon.simulate.faults import FaultMix, Schedule
 from antiphon.simulate.world import Run, World
 
@@ -17,7 +18,7 @@ from antiphon.simulate.world import Run, World
 class Job(msgspec.Struct, frozen=True):
     """One world to be run. *schedule* says the faults (empty: none); None: the seed draws them, of *kinds* alone.
 
-    With *upto* the answer has the records of the points up to there.
+    With *upto* the answer has the records of the points up to there, their details in words.
     """
 
     seed: int
@@ -32,7 +33,9 @@ def run_job(app: App, job: Job) -> Run:
     faults = FaultMix.swarm(job.seed, job.kinds) if job.schedule is None else Schedule.parse(job.schedule)
     run = World(app, job.seed, events=job.events, faults=faults, record=bool(job.upto)).run()
     if job.upto:
-        run.records = run.records[: job.upto]
+        run.records = [
+            record._replace(detail=described(record.name, record.detail).encode()) for record in run.records[: job.upto]
+        ]
     return run
 
 

@@ -38,7 +38,8 @@ from antiphon.simulate.templates import templates
 from antiphon.simulate.traffic import Traffic
 
 _TRAFFIC_WITHIN_S = 3_600.0
-_SETTLES_WITHIN_S = 7_200.0
+# After the last fault, besides the longest delay of a retry.
+_SETTLES_WITHIN_S = 3_600.0
 _LOOK_EVERY_S = 1.0
 _NET_S = 0.002
 _cpu = time.process_time
@@ -85,6 +86,7 @@ class World:
         self.random = random.Random(f"{seed}:traffic")
         self.loop = SimLoop(seed)
         self.effects = Effects(self.loop.time, self._strike)
+        self.loop.effects = self.effects
         self.network = Network(self.loop, self.effects, seed)
         self.ledger = Ledger(self.loop.time)
         self.processes: dict[str, Process] = {}
@@ -96,7 +98,7 @@ class World:
         self._specs = observing.wrap(self, app.specs)
         self._machine: Machine
         self._healed = False
-        self.effects.next_at = self._plan.next_at
+        self._look_ahead()
         if record:
             self.effects.records = []
         #: What those who stand in for the outside remember in this world.
@@ -228,7 +230,7 @@ class World:
             self.violation(Violation("G8 clients are answered", f"not within {_TRAFFIC_WITHIN_S:g} s"))
         await asyncio.sleep(random.Random(f"{self.seed}:calm").random() * 20)
         self._heal()
-        deadline = self.now + _SETTLES_WITHIN_S
+        deadline = self.now + _SETTLES_WITHIN_S + self._longest_delay_s()
         while (not self._is_up() or checks.pending()) and self.now < deadline:  # noqa: ASYNC110  nobody tells
             await asyncio.sleep(_LOOK_EVERY_S)
         watch.cancel()
@@ -240,6 +242,10 @@ class World:
         while not self.violations:
             self.violations += checks.along()
             await asyncio.sleep(_LOOK_EVERY_S)
+
+    def _longest_delay_s(self) -> float:
+        """How long an event may wait for its next attempt."""
+        return max((each.retry.cap.total_seconds() for spec in self._specs for each in spec.handlers), default=0.0)
 
     def _is_up(self) -> bool:
         return all(each.alive and each.runtime is not None for each in self.processes.values())
@@ -265,7 +271,7 @@ class World:
     def _heal(self) -> None:
         self._healed = True
         self._plan.end()
-        self.effects.next_at = self._plan.next_at
+        self._look_ahead()
         self.ledger.note("world", "nothing goes wrong any more")
         for process in self.processes.values():
             process.skew_ms = 0
@@ -357,7 +363,7 @@ class World:
 
     def _strike(self, process: Process | None, name: str) -> Fault | None:
         fault = self._plan.strike(self.effects.count, process.name if process else None, name)
-        self.effects.next_at = self._plan.next_at
+        self._look_ahead()
         if fault is None:
             return None
         victim = self.processes.get(fault.process)
@@ -376,6 +382,9 @@ class World:
         else:
             return fault
         return None
+
+    def _look_ahead(self) -> None:
+        self.effects.next_at, self.effects.occasions = self._plan.next_at, self._plan.occasions
 
     def _crash(self, process: Process, why: str, after_s: float) -> None:
         self.ledger.crashed(process, why)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, NoReturn
 
 from antiphon.errors import StateFailed
@@ -13,10 +15,11 @@ from antiphon.policy.asl.paths import BadPath, missing_library
 from antiphon.policy.asl.scope import Expression, Scope
 from antiphon.policy.asl.values import MAX_DATA, parsed
 
-#: Evaluations of one expression, levels of them, and items or characters of one value on the way. Counted, not
-#: timed: an expression that came to its end once must do so whenever the run is answered from its journal.
+#: Evaluations of one expression, frames of Python that it may nest (some forty levels of a function that calls
+#: itself), and items or characters of one value on the way. Counted, not timed: an expression that came to its end
+#: once must do so whenever the run is answered from its journal.
 _MOST_STEPS = 200_000
-_DEEPEST = 60
+_DEEPEST = 400
 _LARGEST = 1_000_000
 _LONGEST = 32_768
 
@@ -33,16 +36,13 @@ def enclosed(text: str) -> str | None:
 
 def compiled(text: str, field: str) -> Expression:
     """The JSONata expression *text* of the field *field*. Raises BadPath if it is none, or calls what is refused."""
-    try:
-        from jsonata import Jsonata
-    except ImportError as error:
-        raise missing_library("jsonata-python") from error
+    jsonata = _library()
     if len(text) > _LONGEST:
         raise BadPath(f"an expression of {len(text)} characters; the limit is {_LONGEST}")
     if found := _FORBIDDEN.search(text):
         raise BadPath(f"{found[0]} is not supported in JSONata expressions")
     try:
-        query = Jsonata(text)
+        query = jsonata.Jsonata(text)
     except Exception as error:
         raise BadPath(f"{text!r} is no JSONata expression ({_reason(error)})") from error
     query.set_output_convert_nulls(False)
@@ -69,6 +69,19 @@ def compiled(text: str, field: str) -> Expression:
     return evaluate
 
 
+@cache
+def _library() -> Any:
+    """The library. It raises the limit of recursion for all of the process, which guards more than its own."""
+    limit = sys.getrecursionlimit()
+    try:
+        import jsonata
+    except ImportError as error:
+        raise missing_library("jsonata-python") from error
+    finally:
+        sys.setrecursionlimit(limit)
+    return jsonata
+
+
 def _reason(error: Exception) -> str:
     return "too deep a recursion" if isinstance(error, RecursionError) else str(error) or type(error).__name__
 
@@ -77,42 +90,45 @@ class _Bounds:
     """Counts what one evaluation does, and ends it."""
 
     def __init__(self) -> None:
-        self.steps = self.depth = 0
+        self.steps = 0
+        self._base = sys._getframe(2)  # that of the evaluation
 
     def enter(self, _expression: Any, _input: Any, _frame: Any) -> None:
+        """Before anything is evaluated. Raises ValueError."""
         self.steps += 1
-        self.depth += 1
         if self.steps > _MOST_STEPS:
             raise ValueError(f"more than {_MOST_STEPS:,} evaluations")
-        if self.depth > _DEEPEST:
-            raise ValueError(f"deeper than {_DEEPEST} levels of evaluation")
+        # Calls by the library's own functions nest frames without nesting evaluations.
+        frame, depth = sys._getframe(1), 0
+        while frame is not self._base and frame.f_back is not None:
+            frame, depth = frame.f_back, depth + 1
+        if depth > _DEEPEST:
+            raise ValueError("too deep a recursion")
 
     def leave(self, _expression: Any, _input: Any, _frame: Any, result: Any) -> None:
-        self.depth -= 1
+        """After something is evaluated. Raises ValueError."""
         if isinstance(result, str | list) and len(result) > _LARGEST:
             raise ValueError(f"a value of more than {_LARGEST:,} items or characters")
 
 
 def _bindings(scope: Scope) -> dict[str, Any]:
-    from jsonata import Jsonata
-    from jsonata.functions import Functions
-    from jsonata.utils import Utils
-
+    library = _library()
+    functions, utils = library.functions.Functions, library.utils.Utils
     bounds, oracle = _Bounds(), scope.oracle
 
     def function(call: Callable[..., Any]) -> Any:
-        return Jsonata.JLambda(call)
+        return library.Jsonata.JLambda(call)
 
     def now(picture: str | None = None, zone: str | None = None) -> Any:
-        return Functions.datetime_from_millis(oracle.now_ms(), picture, zone)
+        return functions.datetime_from_millis(oracle.now_ms(), picture, zone)
 
     def pad(text: Any, width: Any = None, sign: Any = None) -> Any:
         if isinstance(width, int | float) and abs(width) > _LARGEST:
             raise ValueError(f"$pad to more than {_LARGEST:,} characters")
-        return Functions.pad(text, width, sign)
+        return functions.pad(text, width, sign)
 
     return {
-        **{name: Utils.NULL_VALUE if value is None else value for name, value in scope.variables.items()},
+        **{name: utils.NULL_VALUE if value is None else value for name, value in scope.variables.items()},
         "states": {"input": scope.input, "context": scope.context, **scope.extra},
         "__evaluate_entry": bounds.enter,
         "__evaluate_exit": bounds.leave,
@@ -123,9 +139,9 @@ def _bindings(scope: Scope) -> dict[str, Any]:
         "uuid": function(oracle.uuid),
         "pad": function(pad),
         "partition": function(_partition),
-        "range": function(lambda first, last, step: _range(Utils.create_sequence, first, last, step)),
+        "range": function(lambda first, last, step: _range(utils.create_sequence, first, last, step)),
         "hash": function(hashed),
-        "parse": function(lambda text: Utils.NULL_VALUE if (value := parsed(text)) is None else value),
+        "parse": function(lambda text: utils.NULL_VALUE if (value := parsed(text)) is None else value),
     }
 
 

@@ -160,10 +160,15 @@ class Working(State):
 
 @dataclass(frozen=True, kw_only=True)
 class Task(Working):
-    """Calls a resource. *has_token*: its result comes later, from whoever has been given the token."""
+    """Calls a resource. *has_token*: its result comes later, from whoever has been given the token.
+
+    *invokes*: the resource is that which calls the function that the input names; *function* is it, if it is known.
+    """
 
     resource: str
     has_token: bool = False
+    invokes: bool = False
+    function: str | None = None
     timeout: Expression | None = None
     heartbeat: Expression | None = None
 
@@ -206,6 +211,6 @@ class Machine:
                 yield from machine.walk()
 
     @property
-    def resources(self) -> tuple[str, ...]:
-        """The resources that its tasks call, each once."""
-        return tuple(dict.fromkeys(state.resource for state in self.walk() if isinstance(state, Task)))
+    def tasks(self) -> Iterator[Task]:
+        """Its tasks, those of branches included."""
+        return (state for state in self.walk() if isinstance(state, Task))

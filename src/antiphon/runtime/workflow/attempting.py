@@ -31,6 +31,8 @@ class Attempt(msgspec.Struct, frozen=True, gc=False):
     retry: Retry
     timeout: timedelta | None = None
     named: Mapping[str, Any] = {}
+    #: Whose recorded calls to the outside are meant; None: those of the step's own position.
+    calls_of: str | None = None
 
 
 async def carry_out(turn: Turn, wanted: Attempt, position: str, record: Record | None) -> Record:
@@ -49,7 +51,7 @@ async def carry_out(turn: Turn, wanted: Attempt, position: str, record: Record |
             await leave(turn)
         tx = turn.tx if turn.tx.attached else Transaction(turn.tx.store, turn.tx.publisher, turn.tx.cause)
         if step.has_effects and turn.tx.lease is not None:
-            tx.effects = Effects(turn.clock, turn.tx.lease, turn.run.id, tx, f"{position}.")
+            tx.effects = Effects(turn.clock, turn.tx.lease, turn.run.id, tx, f"{wanted.calls_of or position}.")
         try:
             result, rest = await begin(step, wanted.args, wanted.named, tx, turn.clock)
             if rest is not None:

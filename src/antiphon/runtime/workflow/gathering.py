@@ -80,7 +80,7 @@ async def gather(turn: Turn, calls: Sequence[Awaitable[Any]], terms: Terms) -> l
         raise DeclarationError(f"need is {terms.need}, of {len(calls)} calls", where=turn.spec.name)
     name = terms.name or f"{len(calls)} calls"
     try:
-        position, record = turn.find(Kind.GATHER, name)
+        position, record = turn.find(Kind.GATHER, name, holds_others=True)
     except Parked:
         _close(calls)
         raise
@@ -93,7 +93,7 @@ async def gather(turn: Turn, calls: Sequence[Awaitable[Any]], terms: Terms) -> l
     if turn.stuck is not None:
         turn.park_branch()
     outcome = _outcome(lines, wanted, terms.tolerated) if record is None else _read(record.result)
-    if outcome is None:
+    if outcome is None or (record is None and parent.frozen):
         turn.park_branch()
     if record is None:
         turn.waits[:] = [wait for wait in turn.waits if not wait.position.startswith(f"{position}.")]

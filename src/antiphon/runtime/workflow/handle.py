@@ -22,7 +22,7 @@ from antiphon.runtime.workflow.turn import BRANCH, SIGNAL, Taken, Turn, Undoable
 from antiphon.store import workflows as rows
 
 if TYPE_CHECKING:
-    from antiphon.runtime.workflow.machines import Definition, StateMachine
+    from antiphon.runtime.workflow.definitions import Definition, StateMachine
 
 T = TypeVar("T")
 
@@ -83,7 +83,7 @@ class Workflow:
         *publishes*. Several machines of one *name* differ in *version*. Raises DeclarationError, naming the place, for
         what is wrong in the definition or not supported.
         """
-        from antiphon.runtime.workflow.machines import declared
+        from antiphon.runtime.workflow.definitions import declared
 
         return declared(
             definition,
@@ -109,6 +109,7 @@ class Workflow:
         retry: Retry | None = None,
         name: str | None = None,
         timeout: timedelta | None = None,
+        calls_of: str | None = None,
     ) -> T: ...
 
     @overload
@@ -120,6 +121,7 @@ class Workflow:
         retry: Retry | None = None,
         name: str | None = None,
         timeout: timedelta | None = None,
+        calls_of: str | None = None,
     ) -> T: ...
 
     async def step(
@@ -130,12 +132,14 @@ class Workflow:
         retry: Retry | None = None,
         name: str | None = None,
         timeout: timedelta | None = None,
+        calls_of: str | None = None,
     ) -> Any:
         """Call *fn* once, and return what it returned, in this turn and in every later one.
 
         Its writes, what it publishes and the record are one transaction. It fails and is tried again by *retry*
         (None: the workflow's); *undo* is called with the same arguments when the run is undone, and with what the
-        step returned if it has a parameter ``result``. Raises StepFailed when the attempts are used up.
+        step returned if it has a parameter ``result``. *calls_of*: steps that share it share the calls to the outside
+        that are recorded by `Effects`. Raises StepFailed when the attempts are used up.
         """
         turn = self._turn
         known = callee(fn)
@@ -146,7 +150,7 @@ class Workflow:
         if record is None or record.mark is not Mark.DONE:
             if record is not None and turn.is_cancelled(record):
                 raise _cancelled(turn)
-            wanted = Attempt(known, Kind.STEP, name, args, retry or turn.spec.retry, timeout)
+            wanted = Attempt(known, Kind.STEP, name, args, retry or turn.spec.retry, timeout, calls_of=calls_of)
             record = await carry_out(turn, wanted, position, record)
         if record.mark is not Mark.DONE:
             raise StepFailed(name, record.error_type or "", record.error or "", record.attempts)

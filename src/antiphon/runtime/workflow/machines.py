@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from math import ceil
 from operator import itemgetter
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from antiphon.errors import (
-    DeclarationError,
     HandlerTimeout,
     InvalidEvent,
     StateFailed,
@@ -24,11 +22,10 @@ from antiphon.errors import (
     WorkflowError,
 )
 from antiphon.model.commands import Refused
-from antiphon.model.events import EventType, event_type_of
+from antiphon.model.events import event_type_of
 from antiphon.model.retry import Retry
 from antiphon.policy.asl import failures
 from antiphon.policy.asl.choices import moment_of
-from antiphon.policy.asl.loading import load
 from antiphon.policy.asl.machine import (
     Choice,
     Fail,
@@ -46,11 +43,9 @@ from antiphon.policy.asl.scope import Scope
 from antiphon.policy.asl.values import checked
 from antiphon.policy.words import moment
 from antiphon.runtime.workflow.handle import Workflow
-from antiphon.runtime.workflow.resources import Asked, Called, Published, Resource, resources_of
-from antiphon.runtime.workflow.steps import write
+from antiphon.runtime.workflow.resources import Asked, Called, Resource
+from antiphon.runtime.workflow.turn import BRANCH
 
-#: A definition: its JSON text, what is in it, or the file that holds it.
-Definition = str | bytes | Mapping[str, Any] | Path
 #: States that a machine, or a branch of one, enters at most: a loop that never waits has to end.
 MOST_STATES = 25_000
 #: After so many states others get their turn, whatever the states were.
@@ -183,9 +178,10 @@ class Execution:
     async def _work(self, state: Working, scope: Scope, place: _Place) -> Left:
         """Work, and try again, until there is a result, a catcher, or an error that nobody catches."""
         retried = [0] * len(state.retriers)
+        first = BRANCH.get().next
         while True:
             try:
-                result = await self._attempt(state, scope, place)
+                result = await self._attempt(state, scope, place, first)
                 return state.flow.leave(state.name, scope, checked(result, state.name), state.next, is_new=True)
             except WorkflowCancelled as cancelled:
                 failure = StateFailed(failures.CANCELLED, cancelled.what)
@@ -207,9 +203,9 @@ class Execution:
                 return delay
         return None
 
-    async def _attempt(self, state: Working, scope: Scope, place: _Place) -> Any:
+    async def _attempt(self, state: Working, scope: Scope, place: _Place, first: str) -> Any:
         if isinstance(state, Task):
-            return await self._task(state, scope)
+            return await self._task(state, scope, first)
         chosen = state.flow.choose(scope)
         value = state.flow.enter(chosen)
         inner = replace(place, depth=place.depth + 1)
@@ -264,7 +260,8 @@ class Execution:
 
     # ------------------------------------------------------------------ tasks
 
-    async def _task(self, state: Task, scope: Scope) -> Any:
+    async def _task(self, state: Task, scope: Scope, first: str) -> Any:
+        """The result of a task. All attempts have the recorded calls to the outside of the *first*."""
         token = None
         if state.has_token:
             token = f"{self.wf.id}.{self.wf.uuid()}"
@@ -275,22 +272,35 @@ class Execution:
         beat_s = None if state.heartbeat is None else state.heartbeat(chosen)
         limit = timedelta(seconds=timeout_s)
         bounded = None if state.timeout is None else limit
-        resource = self.resources[state.resource]
+        resource, value = self._called(state, value)
         if isinstance(resource, Asked):
             result = await self._ask(resource, value, bounded)
         else:
             arguments = (value, None if state.has_token else beat_s)
             left = self._time_left()
-            result = await self._step(state.name, resource, arguments, limit if left is None else min(limit, left))
+            bound = limit if left is None else min(limit, left)
+            result = await self._step((state.name, first), resource, arguments, bound)
         if token is None:
-            return result
+            is_own = state.resource in self.resources
+            return result if is_own else {"ExecutedVersion": "$LATEST", "Payload": result, "StatusCode": 200}
         return await self._answer(token, bounded, None if beat_s is None else timedelta(seconds=beat_s))
 
-    async def _step(self, name: str, resource: Called, arguments: tuple[Any, Any], limit: timedelta) -> Any:
+    def _called(self, state: Task, value: Any) -> tuple[Resource, Any]:
+        """What a task calls, and with what. Raises StateFailed for a function that there is not."""
+        if state.resource in self.resources:
+            return self.resources[state.resource], value
+        name = value.get("FunctionName") if isinstance(value, dict) else None
+        if not isinstance(name, str) or name not in self.resources:
+            raise StateFailed("Lambda.ResourceNotFoundException", f"there is no function {name!r}")
+        return self.resources[name], value.get("Payload", {})
+
+    async def _step(
+        self, names: tuple[str, str], resource: Called, arguments: tuple[Any, Any], limit: timedelta
+    ) -> Any:
+        name, calls_of = names
+        how: dict[str, Any] = {"undo": resource.undo, "retry": _ONCE, "timeout": limit, "calls_of": calls_of}
         try:
-            return await self.wf.step(
-                resource.call, *arguments, retry=_ONCE, name=name, timeout=limit, undo=resource.undo
-            )
+            return await self.wf.step(resource.call, *arguments, name=name, **how)
         except StepFailed as failed:
             if failed.error_type == HandlerTimeout.__name__:
                 self._time_left()
@@ -375,68 +385,3 @@ def _caught(state: Working, scope: Scope, failure: StateFailed, otherwise: Excep
             seen = scope.told("errorOutput", output)
             return catcher.flow.leave(state.name, seen, output, catcher.next, is_new=False)
     raise otherwise
-
-
-@dataclass(frozen=True)
-class StateMachine:
-    """A definition, and what its tasks call; a service carries it when it is added to one."""
-
-    name: str
-    machine: Machine
-    resources: Mapping[str, Resource]
-    starts: tuple[EventType, ...]
-    awaits: tuple[EventType, ...]
-    publishes: tuple[EventType, ...]
-    key: str | Callable[[Any], Any] | None
-    version: int
-    concurrency: int
-    input_of: Callable[[Any], Any] | None
-
-    def input(self, event: Any) -> Any:
-        """The input of the run that *event* begins: its data, unless a function says otherwise."""
-        if self.input_of is not None:
-            return msgspec.json.decode(write(self.input_of(event)))
-        return msgspec.json.decode(event_type_of(event).encode(event))
-
-
-def declared(
-    definition: Definition,
-    name: str,
-    resources: Mapping[str, Any],
-    starts: type[Any] | tuple[type[Any], ...],
-    *,
-    undo: Mapping[str, Any],
-    publishes: tuple[type[Any], ...],
-    key: str | Callable[[Any], Any] | None,
-    version: int,
-    concurrency: int,
-    input_of: Callable[[Any], Any] | None,
-) -> StateMachine:
-    """See `Workflow.from_asl`."""
-    where = f"state machine {name!r}"
-    text = definition.read_bytes() if isinstance(definition, Path) else definition
-    machine = load(text, where)
-    found = resources_of(resources, undo)
-    if missing := [each for each in machine.resources if each not in found]:
-        raise DeclarationError(
-            f"its tasks call {', '.join(missing)}, for which there is no function",
-            where=where,
-            mend="Say resources={the resource: the function}",
-        )
-    told = [kind for each in found.values() if isinstance(each, Asked | Published) for kind in each.publishes]
-    awaited = [kind for each in found.values() if isinstance(each, Asked) for kind in each.awaits]
-    first = starts if isinstance(starts, tuple) else (starts,)
-    if not first:
-        raise DeclarationError("no event starts it", where=where, mend="Say starts=TheEvent")
-    return StateMachine(
-        name=name,
-        machine=machine,
-        resources=found,
-        starts=tuple(event_type_of(each) for each in first),
-        awaits=tuple(dict.fromkeys(awaited)),
-        publishes=tuple(dict.fromkeys([*told, *(event_type_of(each) for each in publishes)])),
-        key=key,
-        version=version,
-        concurrency=concurrency,
-        input_of=input_of,
-    )

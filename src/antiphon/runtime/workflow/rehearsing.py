@@ -47,13 +47,14 @@ async def rehearse(
     except AntiphonError as error:
         turn.stuck = str(error)
     fit, mend = Fit.COMPATIBLE, None
-    if turn.stuck is not None and turn.added:
+    if turn.stuck is not None and turn.added and not spec.is_machine:
         fit = Fit.NEEDS_VERSION
         mend = 'Put what is new behind if wf.version("..."):'
     elif turn.stuck is not None:
         fit = Fit.MUST_BE_PINNED
+        kept, call = ("definition", "Workflow.from_asl") if spec.is_machine else ("function", "@service.workflow")
         mend = (
-            f"Keep the old function beside the new one: @service.workflow(name={spec.name.partition('.')[2]!r}, "
+            f"Keep the old {kept} beside the new one: {call}(name={spec.name.partition('.')[2]!r}, "
             f"version={run.version}), and give the new one version={run.version + 1}"
         )
     return Finding(

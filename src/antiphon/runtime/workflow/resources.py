@@ -46,7 +46,7 @@ class Called:
     def __init__(self, fn: Callable[..., Any], undo: Callable[..., Any] | None = None, *, undoes: bool = False) -> None:
         where = getattr(fn, "__qualname__", repr(fn))
         hints = signatures.resolve(fn, closure(fn), where)
-        given = {name for name, _ in signatures.injected(fn, hints, where)}
+        given = {name for name, _ in signatures.injected(fn, hints, where, has_effects=True)}
         parameters = inspect.signature(fn).parameters
         self.beats = next((name for name in parameters if hints.get(name) is Heartbeat), None)
         named = [name for name in parameters if name in given or (undoes and name == _RESULT)]

@@ -46,14 +46,19 @@ class Branch:
         #: The step that runs in it.
         self.busy: str | None = None
 
-    def step(self) -> str:
+    @property
+    def next(self) -> str:
         """The position of the next call."""
+        return f"{self.prefix}{self.count + 1}"
+
+    def step(self) -> str:
+        """Go on to the next call; its position."""
         self.count += 1
         return f"{self.prefix}{self.count}"
 
     def goes_on_in(self, journal: Container[str]) -> bool:
         """Whether the next call was recorded before."""
-        return f"{self.prefix}{self.count + 1}" in journal
+        return self.next in journal
 
 
 #: The branch whose call runs. Branches of a gather may run in tasks of their own.
@@ -138,10 +143,13 @@ class Turn:
 
     # ------------------------------------------------------------------ the journal
 
-    def find(self, kind: Kind, name: str, position: str | None = None) -> tuple[str, Record | None]:
+    def find(
+        self, kind: Kind, name: str, position: str | None = None, *, holds_others: bool = False
+    ) -> tuple[str, Record | None]:
         """The place of the next call, and its record if it was called before.
 
-        Raises Parked if the record is of another call, or if there is none and nothing may be done.
+        Raises Parked if the record is of another call, or if there is none and nothing may be done. One that
+        *holds_others* may have begun without a record of its own.
         """
         branch = BRANCH.get()
         if branch.parked or self.stuck is not None:
@@ -156,7 +164,7 @@ class Turn:
             position = branch.step()
         record = self.journal.get(position)
         if record is None:
-            if branch.frozen:
+            if branch.frozen and not holds_others:
                 self.park_branch()
             return position, None
         self.visited.add(position)

@@ -1,0 +1,36 @@
+"""The simulator finds what it is there for: an engine that is broken in one place breaks a promise within few seeds."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.simulate.mutants import MUTANTS, Trial, control, hunt
+
+#: Far more than each needs (see the table in docs/explanation/simulator-mutants.md), far fewer than a thousand.
+_AT_MOST = 100
+#: Seeds of each trial that the engine as it is is looked at in, in the long tests.
+_LONG = 50
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_mutant_is_found(name: str) -> None:
+    """One deliberate mistake in the engine breaks a promise in one of the first seeds; without it nothing does."""
+    mutant = MUTANTS[name]
+    finding = hunt(mutant, _AT_MOST)
+    assert finding.found, f"{name} ({finding.says}) has survived {finding.seeds} seeds"
+    assert control(mutant.trial, finding.seeds - 1) == ()
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("where", {mutant.trial: None for mutant in MUTANTS.values()}, ids=str)
+def test_the_engine_itself_breaks_no_promise(where: Trial) -> None:
+    """In many worlds like those in which mutants are found, the engine as it is breaks nothing."""
+    found = {seed: control(where, seed) for seed in range(_LONG)}
+    assert {seed: violations for seed, violations in found.items() if violations} == {}
+
+
+def test_the_documentation_names_every_mutant() -> None:
+    """Its table has one line for each, with what the mistake is; ``--markdown`` prints it."""
+    page = Path(__file__).parents[2] / "docs" / "explanation" / "simulator-mutants.md"
+    lines = [line for line in page.read_text("utf-8").splitlines() if line.startswith("| ")]
+    assert [line.split(" | ")[0].removeprefix("| ") for line in lines[1:]] == [each.says for each in MUTANTS.values()]
