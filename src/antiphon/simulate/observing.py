@@ -177,6 +177,8 @@ class Here:
     def _process() -> Process:
         process = PROCESS.get()
         assert process is not None, "a handler runs in no process"
+        if not process.alive:
+            raise Killed  # what is left of it may still call handlers, until it meets its store
         return process
 
     def owner(self) -> str:
