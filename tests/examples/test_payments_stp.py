@@ -100,11 +100,13 @@ async def test_a_payment_goes_straight_through(tmp_path: Path) -> None:
             ("RS_C_POST", "service_c", 0),
             ("RS_C_POST", "service_c", 0),
         ]
-        ((process, status, state, data),) = world.rows(
-            "service_b", "SELECT PROCESS, STATUS, STATE, WORKING_DATA FROM antiphon_working_data"
-        )
-        assert (process, status, json.loads(state)["phase"]) == (PROCESS, "COMPLETED", "answered")
-        assert [each["name"] for each in json.loads(data) if each["call"] == "step"] == ["answer"]
+        kept = "SELECT PROCESS, STATUS, STATE, WORKING_DATA, CREATED_BY FROM antiphon_working_data WHERE NAME = ?"
+        ((process, status, state, _, by),) = world.rows("service_b", kept, "answer")
+        assert (process, status, json.loads(state)["phase"], by) == (PROCESS, "COMPLETED", "answered", "service_b")
+        posted = [
+            json.loads(row[3])["type"] for row in world.rows("service_b", kept, "RS_C_POST|RS_C_REF|antiphon.refused")
+        ]
+        assert posted == ["RS_C_POST", "RS_C_POST"]
         payload = "SELECT SOURCE_SERVICE, TARGET_SERVICE, PAYLOAD FROM antiphon_payloads WHERE TOPIC = 'DR_C_POST'"
         ((source, target, text),) = world.rows("service_c", payload)
         assert (source, target, json.loads(text)["account"]) == ("service_b", "service_c", ADA)

@@ -588,9 +588,9 @@ def lease_renewed_by_others(patch: Patch) -> None:
 def reply_lost_on_the_way(patch: Patch) -> None:
     append = SqliteUnit.append
 
-    async def drop_answers(self: SqliteUnit, events: Iterable[tuple[Envelope, int]]) -> int:
+    async def drop_answers(self: SqliteUnit, events: Iterable[tuple[Envelope, int]]) -> None:
         kept = [each for each in events if each[1] != RECEIVED or each[0].request_id is None]
-        return await append(self, kept)
+        await append(self, kept)
 
     patch.setattr(SqliteUnit, "append", drop_answers)
 
