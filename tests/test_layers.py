@@ -32,6 +32,8 @@ COMPOSED = {("cli", "gateway"), ("cli", "demo"), ("cli", "bench"), ("cli", "simu
 # `app.test()` is how an app is tested, and the kit stands above the app: it is imported when it is called.
 # The kit in turn sends its requests through the real gateway.
 COMPOSED |= {("app", "testing"), ("testing", "gateway")}
+# `antiphon conformance` runs a suite of the kit.
+COMPOSED |= {("cli", "testing")}
 # What they share lies beside them in `store`.
 BACKENDS = {"sqlite", "postgres"}
 TEST_TOOLS = {"pytest", "hypothesis", "tests"}
@@ -126,7 +128,8 @@ def test_imports_run_downward_only() -> None:
         ("service", "from antiphon.app import App"),
         ("demo/board", "def f():\n    from antiphon.gateway import http"),
         ("cli/main", "from antiphon.gateway import http"),
-        ("cli/main", "def f():\n    from antiphon.testing import conformance"),
+        ("cli/main", "from antiphon.testing import conformance"),
+        ("runtime/worker", "def f():\n    from antiphon.testing import conformance"),
         ("app", "from antiphon.testing.world import World"),
         ("gateway/http", "def f():\n    import antiphon.testing"),
         ("service", "def f():\n    import antiphon.testing"),

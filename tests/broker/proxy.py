@@ -14,7 +14,7 @@ class Line:
     def __init__(self, url: str) -> None:
         self._target = urlsplit(url)
         self._writers: set[asyncio.StreamWriter] = set()
-        self._is_cut = False
+        self._server: asyncio.Server | None = None
         self.port = 0
         #: How many connections were broken.
         self.broken = 0
@@ -25,22 +25,21 @@ class Line:
         user, at, _ = self._target.netloc.rpartition("@")
         return self._target._replace(netloc=f"{user}{at}127.0.0.1:{self.port}").geturl()
 
-    def cut(self) -> None:
+    async def cut(self) -> None:
         """Break what is connected, in the midst of whatever is on its way."""
-        self._is_cut = True
+        assert self._server is not None
+        self._server.close()
         self.broken += len(self._writers)
         for writer in self._writers:
             writer.transport.abort()
 
-    def mend(self) -> None:
-        """Let connections through again."""
-        self._is_cut = False
+    async def mend(self) -> None:
+        """Let connections through, again or at first."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry one connection."""
-        if self._is_cut:
-            writer.transport.abort()
-            return
         there, out = await asyncio.open_connection(self._target.hostname, self._target.port)
         ends = {writer, out}
         self._writers |= ends
@@ -65,8 +64,8 @@ async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 async def line_to(url: str) -> AsyncIterator[Line]:
     """A line to the server at *url*."""
     line = Line(url)
-    server = await asyncio.start_server(line.serve, "127.0.0.1", 0)
-    async with server:
-        line.port = server.sockets[0].getsockname()[1]
+    await line.mend()
+    try:
         yield line
-        line.cut()
+    finally:
+        await line.cut()

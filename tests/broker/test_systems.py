@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import httpx
@@ -12,28 +12,30 @@ import pytest
 
 from antiphon.demo.audit import audit
 from antiphon.demo.chance import Chance
+from antiphon.testing.conformance.engines import Engine, named_bus
+from examples.enrollment import app as enrollment
 from examples.flight_booking import app
 from examples.flight_booking.demo import subject
-from tests.broker.engines import ENGINES, Engine, app_of
+from tests.broker.engines import on_each, required
 from tests.broker.proxy import line_to
+from tests.broker.servers import server_of
 from tests.examples.kit import in_a_process_each, in_one_process, mail_server, shown
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.name),
-]
+pytestmark = pytest.mark.anyio
 
 BOOKINGS, CUTS = 60, 3
+Step = Callable[[], Awaitable[None]]
 
 
 @pytest.fixture
 async def url(engine: Engine, tmp_path: Path) -> AsyncIterator[str]:
     """A bus on the engine that is nobody else's."""
-    name = app_of(tmp_path)
-    yield f"{engine.require()}?name={name}"
-    await engine.remove(engine.url, name)
+    at = await required(engine)
+    async with named_bus(at, {*app.services, *enrollment.services}) as url:
+        yield url
 
 
+@on_each
 async def test_enrollment_in_a_process_for_each_service(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -49,25 +51,43 @@ async def test_enrollment_in_a_process_for_each_service(
     assert ends == {"gold": ("ENROLLED", 500), "basic": ("UNENROLLED", 0)}
 
 
+@on_each
 async def test_flight_booking_with_the_line_cut(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bookings are accepted while the broker is away, and each comes to its one end when it is back."""
+    """Bookings are accepted while the broker cannot be reached, and each comes to its one end when it can."""
+    async with line_to(url) as line:
+        await bookings_come_to_their_ends(line.url, tmp_path, monkeypatch, line.cut, line.mend)
+        assert line.broken > 0
+
+
+@pytest.mark.parametrize("name", ["nats", "redis"])
+async def test_flight_booking_with_the_broker_killed(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a broker has confirmed survives its own death; what it has not is sent again."""
+    async with server_of(name, tmp_path / name) as (server, url):
+        await bookings_come_to_their_ends(url, tmp_path / "data", monkeypatch, server.kill, server.start)
+
+
+async def bookings_come_to_their_ends(
+    url: str, data: Path, monkeypatch: pytest.MonkeyPatch, break_it: Step, mend_it: Step
+) -> None:
+    """Book, before the broker breaks and while it is broken, several times; then look into the databases."""
     booked = subject()
     accepted: list[str] = []
-    async with mail_server() as (mailbox, port), line_to(url) as line:
+    async with mail_server() as (mailbox, port):
         monkeypatch.setenv("SMTP_HOST", "127.0.0.1")
         monkeypatch.setenv("SMTP_PORT", str(port))
-        async with in_one_process(app, tmp_path, line.url) as client:
+        async with in_one_process(app, data, url) as client:
             for cut in range(CUTS):
                 accepted += await book(client, cut * BOOKINGS // CUTS, BOOKINGS // CUTS // 2)
-                line.cut()
+                await break_it()
                 accepted += await book(client, cut * BOOKINGS // CUTS + 100, BOOKINGS // CUTS // 2)
-                line.mend()
+                await mend_it()
             for booking in accepted:
                 await shown(client, f"/bookings/{booking}", lambda seen: seen["status"] in booked.ends)
             tickets = [(await client.get(f"/bookings/{each}")).json()["status"] for each in accepted].count("TICKETED")
             await mailbox.holding(tickets)
-        assert line.broken > 0
-    found = audit(booked, tmp_path, accepted, Counter(str(message["Message-ID"]) for message in mailbox.messages))
+    found = audit(booked, data, accepted, Counter(str(message["Message-ID"]) for message in mailbox.messages))
     assert found.findings == {}
     assert len(accepted) == BOOKINGS
 

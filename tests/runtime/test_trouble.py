@@ -5,15 +5,15 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from antiphon import Event, Rate, Retry, Service, minutes, seconds
-from antiphon.errors import StoreError, StoreLocked
+from antiphon import Event, Rate, Retry, Service, Transaction, minutes, seconds
+from antiphon.errors import StoreError, StoreFull, StoreLocked
 from antiphon.model.delivery import Done
 from antiphon.policy.budget import Budget
 from antiphon.store.sqlite.store import SqliteStore
@@ -321,7 +321,7 @@ async def test_a_worker_that_is_cancelled_while_it_releases_can_be_started_again
             released.set()
             await real(lease)
 
-        world.store.release = release  # type: ignore[method-assign]
+        world.store.release = release
         await released.wait()
         task.cancel()
         with suppress(asyncio.CancelledError):
@@ -527,6 +527,9 @@ class Call(Event):
     n: int
 
 
+RUNNING = "SELECT count(*) FROM antiphon_deliveries WHERE status = 'IN_PROGRESS'"
+
+
 async def test_a_suspect_shares_the_process_with_no_outside_call(tmp_path: Path) -> None:
     """What ran when a process died is run alone: another's call that is under way has ended before, none starts."""
     script = tmp_path / "victim.py"
@@ -567,6 +570,41 @@ async def test_a_suspect_shares_the_process_with_no_outside_call(tmp_path: Path)
         assert suspects == [("svc.call",), ("svc.work",)]
         await world.until(lambda: len(together) >= 2)
     assert all(len(each) == 1 for each in together), together
+
+
+async def test_a_suspect_that_cannot_be_settled_is_given_back_before_another_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its row says that it runs. Whoever ran beside it and killed the process would have it blamed too."""
+    script = tmp_path / "victim.py"
+    script.write_text(ALONE)
+    with subprocess.Popen([sys.executable, script, tmp_path], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        os.kill(process.pid, signal.SIGKILL)
+    made, recorded, troubles = Service("svc"), list[int](), [StoreFull("the disk is full") for _ in range(3)]
+
+    def fails_at_first(method: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+        async def fails(*given: Any) -> None:
+            if troubles and recorded:
+                raise troubles.pop()
+            await method(*given)
+
+        return fails
+
+    @made.on(Work)
+    async def work(event: Work, tx: Transaction) -> None:
+        recorded.append(await tx.fetch_value(RUNNING))
+
+    @made.on(Call)
+    async def call(event: Call, tx: Transaction) -> None:
+        recorded.append(await tx.fetch_value(RUNNING))
+
+    monkeypatch.setattr(SqliteUnit, "settle", fails_at_first(SqliteUnit.settle))
+    monkeypatch.setattr(SqliteStore, "release", fails_at_first(SqliteStore.release))
+    async with running(tmp_path, made, clock=VirtualClock()) as world:
+        await world.until(lambda: len(recorded) >= 3)
+    assert set(recorded) == {1}, recorded
 
 
 async def test_a_transaction_of_the_runtime_is_atomic_under_cancellation(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from antiphon.ports import LoggedEvent, Unreadable
 _READ_AHEAD = 1_024
 _CANCEL_AGAIN_S = 0.05
 #: How long a server may take to answer.
-PATIENCE_S = 10.0
+PATIENCE_S = 5.0
 AGAIN = "It is tried again once a second"
 
 
@@ -37,6 +37,7 @@ class Feed:
         self._wake = wake
         self._room = asyncio.Event()
         self._moved = asyncio.Event()
+        self._error: BaseException | None = None
         self._filling = asyncio.ensure_future(fill(self))
         self._filling.add_done_callback(self._broke)
 
@@ -74,9 +75,14 @@ class Feed:
     @property
     def error(self) -> BaseException | None:
         """Why it reads no more; None while it does."""
-        if not self._filling.done() or self._filling.cancelled():
-            return None
+        if self._error is not None or not self._filling.done() or self._filling.cancelled():
+            return self._error
         return self._filling.exception()
+
+    def fail(self, error: BaseException) -> None:
+        """Read no more, because of *error*."""
+        self._error = error
+        self._filling.cancel()
 
     async def close(self) -> None:
         """Read no more."""
@@ -96,7 +102,7 @@ def type_of(event: LoggedEvent) -> str:
 
 
 class Feeds:
-    """The receiving half of a bus (``ports.Bus``) at a server, which errors call *where*."""
+    """What all buses (``ports.Bus``) at a server have in common: above all, receiving. Errors call it *where*."""
 
     def __init__(self, where: str) -> None:
         self._where = where
@@ -127,6 +133,10 @@ class Feeds:
             self._wakes.pop(token, None)
 
         return undo
+
+    async def destroy(self, receivers: Iterable[str]) -> None:
+        """Remove the bus of these receivers from its server, with all that it holds. Raises BusError."""
+        raise NotImplementedError
 
     async def _fill(self, feed: Feed) -> None:
         """Put what comes into *feed*, from its position on, until it is cancelled or the connection breaks."""

@@ -9,16 +9,17 @@ what a sender repeats within two minutes, the inbox whatever is repeated later.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 
 import nats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext, api
-from nats.js.errors import KeyNotFoundError, NoKeysError
+from nats.js.errors import KeyNotFoundError, NoKeysError, NotFoundError
 
-from antiphon.broker.feed import PATIENCE_S, Feed, Feeds
+from antiphon.broker.feed import AGAIN, PATIENCE_S, Feed, Feeds
 from antiphon.broker.naming import quoted, shown
 from antiphon.errors import BusError, InvalidEvent
 from antiphon.model.envelope import Envelope
@@ -63,6 +64,7 @@ class NatsBus(Feeds):
                 reconnect_time_wait=0.5,
                 connect_timeout=PATIENCE_S,
                 error_cb=_nothing,
+                disconnected_cb=self._lost,
             )
 
     async def close(self) -> None:
@@ -138,6 +140,14 @@ class NatsBus(Feeds):
                     high = middle
             await js.purge_stream(self._stream, seq=low)
 
+    async def destroy(self, receivers: Iterable[str]) -> None:
+        """Remove the stream, and all that it holds. Raises BusError."""
+        js = self._js()
+        async with self._translated("cannot be removed", nats.errors.Error):
+            for remove in (js.delete_stream, js.delete_key_value):
+                with suppress(NotFoundError):
+                    await remove(self._stream)
+
     # ------------------------------------------------------------------ inside
 
     async def _newest(self) -> int:
@@ -149,6 +159,11 @@ class NatsBus(Feeds):
         if self._client is None:
             raise BusError("it is not connected", where=self._where)
         return self._client.jetstream(timeout=PATIENCE_S)
+
+    async def _lost(self) -> None:
+        """What was on its way to a feed is lost with the connection; the feed is made anew from its position."""
+        for feed in self._feeds.values():
+            feed.fail(BusError("the connection was lost", where=self._where, mend=AGAIN))
 
     @property
     def _largest(self) -> int:

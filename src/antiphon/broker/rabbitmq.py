@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -22,7 +22,7 @@ from aiormq.abc import AbstractChannel, AbstractConnection, DeliveredMessage
 from aiormq.exceptions import AMQPError
 from pamqp.commands import Basic
 
-from antiphon.broker.feed import Feed, Feeds
+from antiphon.broker.feed import AGAIN, Feed, Feeds
 from antiphon.broker.naming import quoted, shown
 from antiphon.errors import BusError, InvalidEvent
 from antiphon.model.envelope import Envelope
@@ -103,6 +103,14 @@ class RabbitBus(Feeds):
     async def report(self, receiver: str, seq: int) -> None:
         """Nothing: what was taken has been acknowledged."""
 
+    async def destroy(self, receivers: Iterable[str]) -> None:
+        """Remove the exchange and the queues of *receivers*, with all that they hold. Raises BusError."""
+        channel = await self._channel()
+        async with self._translated("cannot be removed", AMQPError):
+            for receiver in receivers:
+                await channel.queue_delete(self._queue(receiver))
+            await channel.exchange_delete(self._exchange)
+
     # ------------------------------------------------------------------ inside
 
     async def _channel(self) -> AbstractChannel:
@@ -148,24 +156,20 @@ class RabbitBus(Feeds):
         await self._channel()
         channel = self._channels[feed.receiver] = await self._new_channel()
         unconfirmed = self._open[feed.receiver] = deque()
-        came: asyncio.Queue[DeliveredMessage] = asyncio.Queue()
+        came: asyncio.Queue[DeliveredMessage | None] = asyncio.Queue()
         async with self._translated("cannot be consumed", AMQPError):
             await channel.basic_qos(prefetch_count=_PREFETCH)
             await channel.basic_consume(self._queue(feed.receiver), came.put)
-        closed = asyncio.ensure_future(asyncio.shield(channel.closing))
+        # The channel's own future must not be cancelled with this task.
+        channel.closing.add_done_callback(lambda _: came.put_nowait(None))
         try:
-            while True:
-                message = asyncio.ensure_future(came.get())
-                await asyncio.wait((message, closed), return_when=asyncio.FIRST_COMPLETED)
-                if not message.done():
-                    message.cancel()
-                    raise BusError("the connection was lost", where=self._where)
-                event = self._event(feed.position + 1, message.result(), feed.types)
+            while (message := await came.get()) is not None:
+                event = self._event(feed.position + 1, message, feed.types)
                 seq = feed.position + (event is not None)
-                unconfirmed.append((seq, message.result().delivery_tag or 0))
+                unconfirmed.append((seq, message.delivery_tag or 0))
                 await feed.put(seq, event)
+            raise BusError("the connection was lost", where=self._where, mend=AGAIN)
         finally:
-            closed.cancel()
             if not channel.is_closed:
                 await channel.close()
 

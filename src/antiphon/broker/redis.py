@@ -11,7 +11,7 @@ Redis confirms what it has in memory. What was sent survives its crash only with
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -112,6 +112,11 @@ class RedisBus(Feeds):
             taken = [int(each) for each in await self._client.hvals(self._taken)]
             if taken:
                 await self._client.xtrim(self._stream, minid=_id(min(*taken, before_ms << _SHIFT) + 1))
+
+    async def destroy(self, receivers: Iterable[str]) -> None:
+        """Remove the stream, and all that it holds. Raises BusError."""
+        async with self._translated("cannot be removed", RedisError):
+            await self._client.delete(self._stream, self._sent, self._taken)
 
     # ------------------------------------------------------------------ inside
 

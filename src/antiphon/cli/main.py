@@ -38,6 +38,7 @@ COMMANDS = {
     "demo": Command("show an example system, live, and audit it", "antiphon.cli.demo:run", delegated=True),
     "simulate": Command("search for a seed that breaks a promise", "antiphon.cli.simulate:simulate"),
     "bench": Command("measure this machine", "antiphon.cli.bench:run", delegated=True),
+    "conformance": Command("hold stores and buses to what they promise", "antiphon.cli.conformance:conformance"),
     "check": Command("find mistakes in who publishes what to whom", "antiphon.cli.choreography:check"),
     "graph": Command("draw who publishes what to whom", "antiphon.cli.choreography:graph"),
     "publish": Command("publish one event from outside", "antiphon.cli.publish:publish"),

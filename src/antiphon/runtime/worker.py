@@ -207,7 +207,24 @@ class Worker:
             for recorded in await self._outside.start(lease, [attempt], 1, alone=True):
                 self._spend(1)
                 await self._outside.run(lease, recorded)
+            await self._put_back(lease)
         return True
+
+    async def _put_back(self, lease: Lease) -> None:
+        """If a suspect could not be settled, give its row back before anybody else runs in this process: recorded as
+        running, it would be blamed for a death that another brings about."""
+        pause = 0.1
+        while self._outside.lost is not None and not self._stopping:
+            try:
+                await self._store.release(lease)
+            except StoreError as error:
+                log.error(
+                    "%s waits %.1f s with everybody else, its suspect is not settled: %s", self.spec.name, pause, error
+                )
+                await self._clock.sleep(pause)
+                pause = min(pause * 2, _LONGEST_PAUSE_S)
+            else:
+                return
 
     async def _show_pause(self, lease: Lease) -> None:
         """Keep what the console shows in step with the circuit."""

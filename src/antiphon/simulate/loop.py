@@ -194,7 +194,10 @@ class SimLoop(asyncio.BaseEventLoop):
     def create_task(  # type: ignore[override]
         self, coro: Coroutine[Any, Any, Any], *, name: str | None = None, context: Context | None = None
     ) -> SimTask:
-        """A task of this loop."""
+        """A task of this loop. Raises RuntimeError when that is closed."""
+        if self._closed:
+            coro.close()  # or it would be complained of that nobody has awaited it
+            raise RuntimeError("the world has ended")
         return SimTask(coro, loop=self, name=name, context=context)
 
     def create_future(self) -> SimFuture:
@@ -237,9 +240,14 @@ class SimLoop(asyncio.BaseEventLoop):
         left = sorted(asyncio.all_tasks(self), key=hash)
         self._closed = True
         self.threads.close()
-        for task in left:
-            task._log_destroy_pending = False  # type: ignore[attr-defined]
-            _end(task.get_coro())
+        running = events._get_running_loop()
+        events._set_running_loop(self)  # what they begin now is begun here, where it is refused
+        try:
+            for task in left:
+                task._log_destroy_pending = False  # type: ignore[attr-defined]
+                _end(task.get_coro())
+        finally:
+            events._set_running_loop(running)
         self._tasks.clear()
         self._plain.clear()
         self._timers.clear()
