@@ -134,6 +134,9 @@ class BatchRunner:
             tx = Transaction(self._store, self._publisher, attempt.event.envelope, unit)
             try:
                 suspended = self._invoker.begin(attempt.event, attempt.number, tx)
+                if suspended is not None and unit.busy and await self._invoker.within_limit(suspended.while_busy(unit)):
+                    self._invoker.publish(tx, suspended.result)
+                    suspended = None
                 if suspended is not None and not await self._resume(suspended, tx, attempt, batch):
                     return
             except BaseException as error:

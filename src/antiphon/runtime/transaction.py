@@ -279,6 +279,11 @@ class Transaction:
         return self._unit is not None and self._attached
 
     @property
+    def busy(self) -> bool:
+        """Whether it waits for the database."""
+        return self._unit is not None and self._unit.busy
+
+    @property
     def store(self) -> Store:
         """Where it writes."""
         return self._store
