@@ -407,3 +407,12 @@ def test_a_route_is_answered_once() -> None:
         service.get("/orders")
     with pytest.raises(DeclarationError, match="does not start with /"):
         service.get("orders")
+
+
+def test_tables_are_found_for_each_dialect(tmp_path: Path) -> None:
+    """A script of the same name for PostgreSQL lies beside the other; without one, there is one script for all."""
+    for name, text in (("a.sql", "one"), ("a.postgresql.sql", "two"), ("b.sql", "three")):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    both, single = Service("a", tables=tmp_path / "a.sql").spec, Service("b", tables=tmp_path / "b.sql").spec
+    assert (both.tables, both.dialects) == ("one", {"postgresql": "two"})
+    assert (single.tables, single.dialects) == ("three", {})

@@ -7,4 +7,4 @@ CREATE TABLE IF NOT EXISTS customers (
     reason      TEXT,
     points      INTEGER NOT NULL DEFAULT 0,
     enrolled_at TEXT NOT NULL
-) WITHOUT ROWID;
+);

@@ -49,7 +49,7 @@ SELECT count(*) - count(DISTINCT booking_id) FROM payment.charges
 SELECT count(*) - count(DISTINCT booking_id) FROM seat.seats
 
 -- name: duplicated: a seat sold twice
-SELECT count(*) - (SELECT count(*) FROM (SELECT DISTINCT flight, seat FROM seat.seats)) FROM seat.seats
+SELECT count(*) - (SELECT count(*) FROM (SELECT DISTINCT flight, seat FROM seat.seats) AS sold) FROM seat.seats
 
 -- name: duplicated: two tickets for a booking, or for a seat
 SELECT 2 * count(*) - count(DISTINCT booking_id) - count(DISTINCT flight || '/' || seat) FROM ticket.tickets
@@ -58,7 +58,7 @@ SELECT 2 * count(*) - count(DISTINCT booking_id) - count(DISTINCT flight || '/' 
 SELECT count(*) - count(DISTINCT booking_id) FROM notification.emails
 
 -- name: duplicated: an event published twice
-SELECT total(times - 1) FROM (SELECT count(*) AS times FROM published GROUP BY key, type)
+SELECT total(times - 1) FROM (SELECT count(*) AS times FROM published GROUP BY key, type) AS counted
 
 -- name: emails
 SELECT count(*) FROM received

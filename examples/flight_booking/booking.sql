@@ -10,4 +10,4 @@ CREATE TABLE IF NOT EXISTS bookings (
     seat       TEXT,
     ticket     TEXT,
     created_at TEXT NOT NULL
-) WITHOUT ROWID;
+);

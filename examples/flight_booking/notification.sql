@@ -4,4 +4,4 @@ CREATE TABLE IF NOT EXISTS emails (
     message_id TEXT NOT NULL,
     recipient  TEXT NOT NULL,
     sent_at    TEXT NOT NULL
-) WITHOUT ROWID;
+);

@@ -4,4 +4,4 @@ CREATE TABLE IF NOT EXISTS charges (
     card_last4  TEXT NOT NULL,
     charged_at  TEXT NOT NULL,
     refunded_at TEXT
-) WITHOUT ROWID;
+);

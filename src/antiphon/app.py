@@ -42,8 +42,9 @@ _PLAIN_MODULES = frozenset({"app", "main", "application", "__main__", "__init__"
 
 
 class App:
-    """Services that share a log, or with *own_stores* have a database file each and a bus between them.
+    """Services that share a log, or with *own_stores* have a store each and a bus between them.
 
+    *store* is the URL of the database that the stores lie in, instead of files: ``postgresql://``.
     *bus* is the URL of a broker that carries events instead of that bus: ``nats://``, ``redis://``, ``amqp://``.
     *name* is by default that of the module or package which declares the app. *retention* is how long handled
     events are kept, *max_payload* the largest data of an event in bytes. With *ingress* the gateway takes
@@ -58,6 +59,7 @@ class App:
         *services: Service,
         name: str | None = None,
         own_stores: bool = False,
+        store: str | None = None,
         bus: str | None = None,
         retention: timedelta = days(7),
         max_payload: int = MAX_PAYLOAD,
@@ -67,6 +69,7 @@ class App:
         self._where = place(frame)
         self.name = check_name(_default_name(frame) if name is None else name, "an app", self._where)
         self.own_stores = own_stores
+        self.store = store
         self.bus = bus
         self.retention = retention
         self.max_payload = max_payload
@@ -226,12 +229,13 @@ class App:
         *,
         services: list[str] | None = None,
         clock: Clock | None = None,
+        store: str | None = None,
         bus: str | None = None,
     ) -> AsyncIterator[Runtime]:
         """Run the app, or only *services* of it, on the directory *data* for the length of the block.
 
-        *bus* is the URL of the bus where it is another one than the app's. Raises DeclarationError for one that
-        nobody knows, StoreError.
+        *store* and *bus* are the URLs of database and bus where they are others than the app's. Raises
+        DeclarationError for one that nobody knows, StoreError.
         """
         from antiphon.runtime.runtime import Runtime
 
@@ -246,6 +250,7 @@ class App:
             clock=clock,
             retention=self.retention,
             max_payload=self.max_payload,
+            store=store or self.store,
             make_bus=self._bus_at(bus or self.bus),
         )
         await runtime.start()

@@ -158,9 +158,13 @@ class Unit(Protocol):
         """Have *write* called with this unit and every such *item* at its end: many rows cost less at once. Going
         back to the mark leaves them; nobody may need to read them in this unit."""
 
-    async def append(self, events: Iterable[tuple[Envelope, int]]) -> int:
-        """Append events, each with its origin, to the log, in order; an id that is already there is
-        skipped. Returns how many are new. What answers a command ends the timer ``TIMEOUT_OF`` it."""
+    @property
+    def busy(self) -> bool:
+        """Whether a statement of this unit is on its way to the database or back: what is awaited is that."""
+
+    async def append(self, events: Iterable[tuple[Envelope, int]]) -> None:
+        """Append events, each with its origin, to the log, in order, at the latest when the unit ends; an id that
+        is already there is skipped. What answers a command ends the timer ``TIMEOUT_OF`` it."""
 
     async def start(self, lease: Lease, attempts: Sequence[Starting], upto_seq: int) -> None:
         """Record attempts as IN_PROGRESS before they run, and move the cursor to *upto_seq*. Fenced."""

@@ -36,6 +36,8 @@ T = TypeVar("T")
 H = TypeVar("H", bound=WorkflowHandle)
 
 _DEFAULT_RETRY = Retry()
+# Tables may be written for these too, in a file of their own: tables.postgresql.sql beside tables.sql.
+_DIALECTS = ("postgresql",)
 
 
 class Tick(Event, type="antiphon.tick", domain=True):
@@ -49,14 +51,14 @@ class Service:
     """Owner of handlers, schedules, routes and tables.
 
     *tables* is SQL text, or the name of a .sql file beside the declaring module; it is run once, when the
-    service's store is made.
+    service's store is made. Where ``<name>.postgresql.sql`` lies beside that file, PostgreSQL is given that one.
     Raises DeclarationError for a name that breaks the rule, or a file that is not there.
     """
 
     @known_options
     def __init__(self, name: str, tables: str | Path | None = None) -> None:
         self.name = check_name(name, "a service", place(caller()))
-        self.tables = "" if tables is None else _read_tables(tables)
+        self.tables, self.dialects = ("", {}) if tables is None else _read_tables(tables)
         self._handlers: dict[str, _Lazy[HandlerSpec]] = {}
         self.workflows: dict[str, WorkflowHandle] = {}
         self._schedules: list[_Lazy[ScheduleSpec]] = []
@@ -207,6 +209,7 @@ class Service:
         return ServiceSpec(
             name=self.name,
             tables=self.tables,
+            dialects=self.dialects,
             handlers=(
                 *(lazy.value for lazy in self._handlers.values()),
                 *(handler for each in self.workflows.values() for handler in each.handlers()),
@@ -429,17 +432,20 @@ def _names_around(fn: Callable[..., Any]) -> Mapping[str, Any]:
     return dict(frame.f_locals) if frame is not None and "<locals>" in fn.__qualname__ else {}
 
 
-def _read_tables(tables: str | Path) -> str:
-    """The SQL text that *tables* is or names."""
+def _read_tables(tables: str | Path) -> tuple[str, dict[str, str]]:
+    """The SQL text that *tables* is or names, and what lies beside it for other databases, by their dialect."""
     if isinstance(tables, str) and " " in tables and not tables.endswith(".sql"):
-        return tables
+        return tables, {}
     frame = caller()
     beside = Path(frame.f_globals.get("__file__", ".")).parent if frame is not None else Path()
+    file = beside / tables
+    others = {each: file.with_name(f"{file.stem}.{each}{file.suffix}") for each in _DIALECTS}
     try:
-        return (beside / tables).read_text(encoding="utf-8")
+        found = {each: path.read_text(encoding="utf-8") for each, path in others.items() if path.is_file()}
+        return file.read_text(encoding="utf-8"), found
     except OSError as error:
         raise DeclarationError(
-            f"tables file {beside / tables} cannot be read: {error.strerror}",
+            f"tables file {file} cannot be read: {error.strerror}",
             where=place(frame),
             mend="tables is SQL text, or names a .sql file beside the module that declares the service",
         ) from error

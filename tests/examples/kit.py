@@ -25,10 +25,12 @@ PATIENCE_S = 60
 
 
 @asynccontextmanager
-async def in_one_process(app: App, data: Path, bus: str | None = None) -> AsyncIterator[httpx.AsyncClient]:
+async def in_one_process(
+    app: App, data: Path, bus: str | None = None, store: str | None = None
+) -> AsyncIterator[httpx.AsyncClient]:
     """All services of *app* in this process, and a client of the gateway."""
     async with (
-        app.run_in(data, bus=bus) as runtime,
+        app.run_in(data, bus=bus, store=store) as runtime,
         serve(app, runtime, port=0) as address,
         client_of(address.url) as client,
     ):

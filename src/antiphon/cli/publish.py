@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from antiphon.app import App
     from antiphon.model.envelope import Envelope
     from antiphon.model.events import EventType
+    from antiphon.store.engines import Engine
 
 
 def publish(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +26,7 @@ def publish(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("type", metavar="TYPE", help="the name of the event type")
     add_event_data(parser)
     parser.add_argument("--service", metavar="NAME", help="who publishes it (default: who declares that it does)")
-    arguments.add_data(parser)
+    arguments.add_stores(parser)
     arguments.add_json(parser)
     parser.epilog = "The event is checked against its class; its id is printed when it is durable."
     parser.set_defaults(run=_publish)
@@ -33,6 +34,7 @@ def publish(parser: argparse.ArgumentParser) -> None:
 
 def _publish(options: argparse.Namespace) -> int:
     from antiphon.model.jsontext import strict_json
+    from antiphon.store.engines import engine_at
 
     app = load(options.app)
     event_type = _event_type(app, options.type)
@@ -40,10 +42,11 @@ def _publish(options: argparse.Namespace) -> int:
     data = read_data(options)
     strict_json(data, limit=app.max_payload, type_name=event_type.name)
     event = event_type.decode(data, event_type.version)
-    path = options.data / f"{service if app.own_stores else app.name}.db"
-    if not path.exists():
+    name = service if app.own_stores else app.name
+    path = options.data / f"{name}.db"
+    if options.store is None and not path.exists():
         output.say(f"{path} is made now: the application has not run there yet")
-    envelope = asyncio.run(_append(app, service, path, event))
+    envelope = asyncio.run(_append(app, service, engine_at(options.store, options.data), name, event))
     if options.json:
         output.emit({"id": envelope.id, "type": envelope.type, "key": envelope.key, "service": envelope.service})
     else:
@@ -51,16 +54,15 @@ def _publish(options: argparse.Namespace) -> int:
     return Exit.OK
 
 
-async def _append(app: App, service: str, path: Path, event: object) -> Envelope:
+async def _append(app: App, service: str, engine: Engine, name: str, event: object) -> Envelope:
     """Append *event* durably; the bell then wakes the processes that run its handlers."""
     from antiphon.ports import INTERNAL, PUBLISHED
     from antiphon.runtime.clock import SystemClock
     from antiphon.runtime.transaction import Publisher
-    from antiphon.store.sqlite.store import SqliteStore
 
     clock = SystemClock()
     envelope, event_type = Publisher(service, clock, None, service, app.max_payload).envelope(event, None, None)
-    store = SqliteStore(path, clock=clock, owner=f"{os.getpid()}-{clock.new_id()[-12:]}")
+    store = engine.store(name, clock=clock, owner=f"{os.getpid()}-{clock.new_id()[-12:]}", tables={})
     await store.open()
     try:
         async with store.unit() as unit:

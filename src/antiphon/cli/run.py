@@ -36,7 +36,7 @@ def run(parser: argparse.ArgumentParser) -> None:
 
 def add_running(parser: argparse.ArgumentParser) -> None:
     """Give *parser* what ``run`` and ``dev`` have in common."""
-    arguments.add_data(parser)
+    arguments.add_stores(parser)
     parser.add_argument(
         "--bus",
         metavar="URL",
@@ -69,7 +69,7 @@ def _run(options: argparse.Namespace) -> int:
 
 async def _until_stopped(app: App, options: argparse.Namespace) -> int:
     stopped = _stop_on_signals()
-    async with app.run_in(options.data, services=_services(options), bus=options.bus) as runtime:
+    async with app.run_in(options.data, services=_services(options), store=options.store, bus=options.bus) as runtime:
         try:
             if options.no_gateway:
                 await _serving(app, options, None, stopped)

@@ -25,7 +25,7 @@ _HEADS = ("HANDLER", "STATE", "LAG", "IN_PROGRESS", "RETRY", "PARKED", "DEAD", "
 def status(parser: argparse.ArgumentParser) -> None:
     """Give *parser* the arguments of ``status``."""
     arguments.add_app(parser, optional=True)
-    arguments.add_data(parser)
+    arguments.add_stores(parser)
     parser.add_argument("--watch", action="store_true", help="show it again every two seconds, until Ctrl-C")
     arguments.add_json(parser, "one JSON object (with --watch one a line)")
     parser.epilog = (
@@ -45,7 +45,7 @@ def _status(options: argparse.Namespace) -> int:
 
 
 async def _show(options: argparse.Namespace) -> None:
-    async with open_stores(options.data, load(options.app) if options.app else None) as desks:
+    async with open_stores(options.data, load(options.app) if options.app else None, options.store) as desks:
         await _show_once(desks, options.json)
         while options.watch:
             await desks[0].store.clock.sleep(_WATCH_EVERY_S)

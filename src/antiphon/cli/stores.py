@@ -17,21 +17,23 @@ BUS = "bus"
 
 
 @asynccontextmanager
-async def open_stores(data: Path, app: App | None = None) -> AsyncIterator[list[Desk]]:
-    """A desk on each store in *data*, or on those of *app*; the bus last.
+async def open_stores(data: Path, app: App | None = None, store: str | None = None) -> AsyncIterator[list[Desk]]:
+    """A desk on each store in *data*, or in the database at the URL *store*, or on those of *app*; the bus last.
 
     Raises CommandError if there is no such directory, or no store in it.
     """
-    _check_directory(data)
     from antiphon.runtime.clock import SystemClock
-    from antiphon.store.sqlite.desks import open_desks
+    from antiphon.store.engines import desks_at
 
-    async with open_desks(data, SystemClock(), app.event_types if app else None) as desks:
+    if store is None:
+        _check_directory(data)
+    async with desks_at(store, data, SystemClock(), app.event_types if app else None) as desks:
         if app is not None:
             own = {*app.services, BUS} if app.own_stores else {app.name}
             desks = [desk for desk in desks if desk.name in own]
         if not desks:
-            raise _no_stores(f"there is no store of {app.name} in it" if app else "there is no store in it", data)
+            what = f"there is no store of {app.name} in it" if app else "there is no store in it"
+            raise _no_stores(what, data if store is None else "the database")
         yield desks
 
 
@@ -40,10 +42,10 @@ def _check_directory(data: Path) -> None:
         raise _no_stores("there is no such directory", data)
 
 
-def _no_stores(what: str, data: Path) -> CommandError:
+def _no_stores(what: str, where: Path | str) -> CommandError:
     return CommandError(
         what,
         code=Exit.STORE,
-        where=str(data),
-        mend="Start the application with antiphon run, or name its data directory: --data DIR, or $ANTIPHON_DATA",
+        where=str(where),
+        mend="Start the application with antiphon run, or name its data: --data DIR or $ANTIPHON_DATA, --store URL",
     )

@@ -21,7 +21,7 @@ _LOOK_AGAIN_S = 5.0
 
 def tail(parser: argparse.ArgumentParser) -> None:
     """Give *parser* the arguments of ``tail``."""
-    arguments.add_data(parser)
+    arguments.add_stores(parser)
     parser.add_argument("--follow", "-f", action="store_true", help="go on with new events as they come, until Ctrl-C")
     parser.add_argument("--type", metavar="TYPE", help="only events of this type")
     parser.add_argument("--correlation", metavar="ID", help="only events of this correlation")
@@ -42,7 +42,7 @@ def _tail(options: argparse.Namespace) -> int:
 
 
 async def _show(options: argparse.Namespace) -> None:
-    async with open_stores(options.data) as desks:
+    async with open_stores(options.data, store=options.store) as desks:
         # What the bus carries lies in the log of the service that published it, too.
         logs = [desk for desk in desks if desk.name != BUS] or desks
         heads = {desk.name: await desk.store.head() for desk in logs}

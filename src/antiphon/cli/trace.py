@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def trace(parser: argparse.ArgumentParser) -> None:
     """Give *parser* the arguments of ``trace``."""
     parser.add_argument("id", metavar="ID", help="the id of an event, or the beginning of one")
-    arguments.add_data(parser)
+    arguments.add_stores(parser)
     arguments.add_json(parser)
     parser.set_defaults(run=_trace)
 
@@ -35,7 +35,7 @@ def _trace(options: argparse.Namespace) -> int:
 async def _read(options: argparse.Namespace) -> Trace:
     from antiphon.store.desk import trace as trace_over
 
-    async with open_stores(options.data) as desks:
+    async with open_stores(options.data, store=options.store) as desks:
         return await trace_over(desks, options.id)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def prune(parser: argparse.ArgumentParser) -> None:
     """Give *parser* the arguments of ``prune``."""
-    arguments.add_data(parser)
+    arguments.add_stores(parser)
     parser.add_argument(
         "--older-than", metavar="SPAN", type=arguments.span, help="remove events older than this, such as 7d"
     )
@@ -53,7 +53,7 @@ def _prune(options: argparse.Namespace) -> int:
 async def _prune_all(options: argparse.Namespace) -> int:
     from antiphon.model.retry import milliseconds
 
-    async with open_stores(options.data) as desks:
+    async with open_stores(options.data, store=options.store) as desks:
         forgotten = [await _forget(desks, handler) for handler in options.forget]
         for one in forgotten:
             output.say(f"forgot {one.handler}: unhandled {one.unhandled}, open {one.open}, dead letters {one.dead}")

@@ -31,7 +31,7 @@ def workflow(parser: argparse.ArgumentParser) -> None:
         one = commands.add_parser(
             name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False
         )
-        arguments.add_data(one)
+        arguments.add_stores(one)
         one.set_defaults(run=lambda options: asyncio.run(_run(options, act)), act=name)
         return one
 
@@ -72,7 +72,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 async def _run(options: argparse.Namespace, act: Act) -> int:
     app: App | None = load(options.app) if "app" in options else None
     options.application = app
-    async with open_stores(options.data, app) as desks:
+    async with open_stores(options.data, app, options.store) as desks:
         return await act(desks, options)
 
 

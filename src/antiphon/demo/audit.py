@@ -14,7 +14,7 @@ from antiphon.demo.subject import Subject
 
 _BLOCK = re.compile(r"^-- name: ", re.MULTILINE)
 #: Name of a view over all the databases -> the table of the store in each that it unites, and of which rows.
-_UNITED = {
+UNITED = {
     "published": "antiphon_log WHERE origin = 0",
     "attempts": "antiphon_attempts",
     "deliveries": "antiphon_deliveries",
@@ -51,7 +51,7 @@ def audit(subject: Subject, data: Path, accepted: Iterable[str], received: Mappi
         connection.execute("CREATE TABLE received (message_id TEXT PRIMARY KEY, times INTEGER) WITHOUT ROWID")
         connection.executemany("INSERT INTO accepted VALUES (?)", ((each,) for each in accepted))
         connection.executemany("INSERT INTO received VALUES (?, ?)", received.items())
-        for name, rows in _UNITED.items():
+        for name, rows in UNITED.items():
             every = " UNION ALL ".join(f"SELECT * FROM {service}.{rows}" for service in services)  # noqa: S608
             connection.execute(f"CREATE TEMP VIEW {name} AS {every}")
         connection.commit()

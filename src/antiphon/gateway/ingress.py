@@ -15,8 +15,8 @@ from antiphon.gateway.problems import DOCUMENTED, refusal
 from antiphon.model.envelope import Envelope
 from antiphon.ports import PUBLISHED, RECEIVED
 from antiphon.runtime.runtime import GATEWAY, Runtime
+from antiphon.store.bus import LogBus
 from antiphon.store.quarantine import quarantine
-from antiphon.store.sqlite.bus import SqliteBus
 from antiphon.wire import BATCH, STRUCTURED, from_http
 
 _CLOUD_EVENT = {
@@ -86,7 +86,7 @@ class Ingress:
 
     async def _append(self, envelopes: Sequence[Envelope]) -> None:
         bus = self._runtime.bus
-        if isinstance(bus, SqliteBus):
+        if isinstance(bus, LogBus):
             async with self._sending:
                 await _send(bus, envelopes)
             return
@@ -96,7 +96,7 @@ class Ingress:
             await unit.append([(envelope, origin) for envelope in envelopes])
 
 
-async def _send(bus: SqliteBus, envelopes: Sequence[Envelope]) -> None:
+async def _send(bus: LogBus, envelopes: Sequence[Envelope]) -> None:
     """Send through the bus: a gateway may have no store. Its position only counts the batches."""
     while True:
         position = await bus.position(GATEWAY)

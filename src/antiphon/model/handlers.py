@@ -85,13 +85,15 @@ class RouteSpec:
 
 @dataclass(frozen=True)
 class ServiceSpec:
-    """All that a service declares. *tables* is SQL text, run once when its store is made."""
+    """All that a service declares. *tables* is SQL text, run once when its store is made; *dialects* are the same for
+    databases that say it otherwise, by their name."""
 
     name: str
     tables: str
     handlers: tuple[HandlerSpec, ...]
     schedules: tuple[ScheduleSpec, ...]
     routes: tuple[RouteSpec, ...]
+    dialects: dict[str, str] = field(default_factory=dict)
 
     @property
     def commands(self) -> tuple[EventType, ...]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
+from antiphon.errors import RolledBack
 from antiphon.model.envelope import Envelope
 from antiphon.policy.words import describe
 from antiphon.ports import Lease, LoggedEvent, Settled, Starting, Store, Unit
@@ -76,7 +77,8 @@ class BatchRunner:
         self._told = False
 
     async def run(self, lease: Lease, attempts: Sequence[Attempt]) -> Batch:
-        """Handle *attempts* (rows first, then fresh ones, in order). Raises StoreError; then nothing was kept."""
+        """Handle *attempts* (rows first, then fresh ones, in order). Raises StoreError, and RolledBack when one of
+        them cannot be undone by itself; then nothing was kept."""
         batch = Batch(upto_seq=lease.seq)
         manager = self._store.unit()
         unit = await manager.__aenter__()
@@ -134,6 +136,9 @@ class BatchRunner:
             tx = Transaction(self._store, self._publisher, attempt.event.envelope, unit)
             try:
                 suspended = self._invoker.begin(attempt.event, attempt.number, tx)
+                if suspended is not None and unit.busy and await self._invoker.within_limit(suspended.while_busy(unit)):
+                    self._invoker.publish(tx, suspended.result)
+                    suspended = None
                 if suspended is not None and not await self._resume(suspended, tx, attempt, batch):
                     return
             except BaseException as error:
@@ -182,6 +187,8 @@ class BatchRunner:
             batch.results.append(self._judge.done(attempt))
 
     async def _fail(self, tx: Transaction, attempt: Attempt, error: Exception, batch: Batch) -> None:
+        if tx.unmarked:
+            raise RolledBack(f"it failed when it had written what only the whole batch can undo: {describe(error)}")
         await tx.abandon(error)
         self._set_aside(self._judge.failed(attempt, error), attempt, batch)
         event_id = attempt.event.envelope.id

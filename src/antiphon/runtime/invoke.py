@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import suppress
 from types import GeneratorType
-from typing import Any
+from typing import Any, Protocol
 
 from antiphon.errors import AntiphonError, DeclarationError, HandlerTimeout, InvalidEvent, StoreError
 from antiphon.model.events import EventType
@@ -21,6 +22,14 @@ DEFAULT_TIMEOUT = minutes(1)
 _SEVERAL = (list, tuple, GeneratorType)
 
 
+class Busy(Protocol):
+    """What a database is reached by."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is on its way to the database, or back."""
+
+
 class Suspended:
     """A handler's coroutine that has stopped at an await, and what it waits for.
 
@@ -28,12 +37,13 @@ class Suspended:
     cancel scopes that the handler has opened belong to that task.
     """
 
-    __slots__ = ("_coroutine", "_interrupted", "_waiting")
+    __slots__ = ("_coroutine", "_interrupted", "_waiting", "result")
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any], waiting: Any) -> None:
         self._coroutine = coroutine
         self._waiting = waiting
         self._interrupted = False
+        self.result: Any = None
 
     def interrupt(self) -> None:
         """Its task was cancelled while something else was awaited in it: it is told when it goes on."""
@@ -65,6 +75,29 @@ class Suspended:
                 waiting = self._coroutine.send(sent) if thrown is None else self._coroutine.throw(thrown)
             except StopIteration as end:
                 return end.value
+
+    @types.coroutine
+    def while_busy(self, unit: Busy) -> Generator[Any, Any, bool]:
+        """Go on as long as what it waits for is the *unit*; whether it has ended, with `result`.
+
+        A store that is reached over a network answers later; that is no wait for the outside.
+        """
+        while unit.busy:
+            thrown: BaseException | None = None
+            sent = None
+            try:
+                sent = yield self._waiting
+            except GeneratorExit:
+                self._coroutine.close()
+                raise
+            except BaseException as error:  # noqa: BLE001  whatever is thrown in is the handler's
+                thrown = error
+            try:
+                self._waiting = self._coroutine.send(sent) if thrown is None else self._coroutine.throw(thrown)
+            except StopIteration as end:
+                self.result = end.value
+                return True
+        return False
 
     def place(self) -> str:
         """Where the handler waits, as ``file:line`` of its innermost own frame."""

@@ -32,29 +32,27 @@ from antiphon.runtime.steward import Steward
 from antiphon.runtime.timer import TICK_TYPE, TimerLoop, schedule_timer
 from antiphon.runtime.transaction import Publisher, Transaction
 from antiphon.runtime.worker import Worker
-from antiphon.store.sqlite.bus import SqliteBus
+from antiphon.store.base import SqlStore
+from antiphon.store.bus import LogBus
+from antiphon.store.engines import BUS, engine_at
 from antiphon.store.sqlite.place import LocalPlace, PlaceOf
-from antiphon.store.sqlite.store import SqliteStore
 
 log = logging.getLogger("antiphon.runtime")
 
 _RESTART_AFTER_S = 1.0
+#: A `SqlStore`; who knows the engine may reach for what is the engine's own.
+AnyStore = Any
 #: The gateway as a sender to the bus, and the log that it has where the bus is not one; no service bears this name.
 GATEWAY = "antiphon.gateway"
-
-
-def _beside(path: Path, *, clock: Clock, owner: str, **place: Any) -> Bus:
-    """The bus that needs nothing else: a SQLite log beside the stores."""
-    return SqliteBus(path, clock=clock, owner=owner, **place)
 
 
 class Runtime:
     """An application's services in this process. `start`, then `stop`; not to be started again.
 
-    *services* names those that run here (None: all). With *own_stores* each has a file of its own in
-    *data* and the bus carries events between them; otherwise they share one file and need no bus.
-    *owner* names this process in leases; it is never used again. *place_of* and *make_bus* give the machine
-    and the bus that it works with. Where that is no SQLite log, the processes on *data* share one beside it.
+    *services* names those that run here (None: all). With *own_stores* each has a store of its own and the bus
+    carries events between them; otherwise they share one and need no bus. Stores are files in *data*, or lie in
+    the database at the URL *store*. *owner* names this process in leases; it is never used again. *place_of* and
+    *make_bus* give the machine and the bus that it works with. Where that is no log, the processes share one beside it.
     """
 
     def __init__(
@@ -69,6 +67,7 @@ class Runtime:
         retention: timedelta = days(7),
         max_payload: int = MAX_PAYLOAD,
         owner: str | None = None,
+        store: str | None = None,
         place_of: PlaceOf = LocalPlace,
         make_bus: MakeBus | None = None,
     ) -> None:
@@ -87,41 +86,47 @@ class Runtime:
         self._elsewhere = [spec for spec in specs if spec not in self.specs]
         self.max_payload = max_payload
         self._retention = retention
+        self._engine = engine_at(store, data, place_of)
         self._place_of = place_of
-        self._make_bus = make_bus or _beside
+        self._make_bus = make_bus
         self._solo = Solo()
         self._tasks: list[asyncio.Task[None]] = []
         self._stewards: list[Steward] = []
         self._outlets: list[Outlet] = []
         self._queues: dict[str, PublishQueue] = {}
-        self._requests: dict[SqliteStore, Requests] = {}
-        self._started: list[SqliteStore | Bus] = []
+        self._requests: dict[SqlStore, Requests] = {}
+        self._started: list[SqlStore | Bus] = []
         self.bus: Bus | None = None
         self._joined = asyncio.Event()
         # The log that every process on this directory has open, where each service has a file of its own.
-        self.hub: SqliteStore | None = None
-        self._shared: SqliteStore | None = None
+        self.hub: AnyStore | None = None
+        self._shared: SqlStore | None = None
         self.stores = self._plan_stores()
 
-    def _plan_stores(self) -> dict[str, SqliteStore]:
-        tables = {spec.name: spec.tables for spec in self.specs}
+    def _plan_stores(self) -> dict[str, AnyStore]:
+        tables = {spec.name: spec.dialects.get(self._engine.dialect, spec.tables) for spec in self.specs}
         if self.own_stores:
-            self.bus = self._make_bus(self.data / "bus.db", clock=self.clock, owner=self.owner, place_of=self._place_of)
-            self.hub = self.bus.store if isinstance(self.bus, SqliteBus) else self._store(GATEWAY, {})
+            self.bus = self._bus()
+            self.hub = self.bus.store if isinstance(self.bus, LogBus) else self._store(GATEWAY, {})
             return {name: self._store(name, {name: sql}) for name, sql in tables.items()}
         self._shared = self._store(self.name, tables)
         return dict.fromkeys(tables, self._shared)
 
-    def _store(self, name: str, tables: dict[str, str]) -> SqliteStore:
-        path = self.data / f"{name}.db"
-        return SqliteStore(path, clock=self.clock, owner=self.owner, tables=tables, place_of=self._place_of)
+    def _store(self, name: str, tables: dict[str, str]) -> SqlStore:
+        return self._engine.store(name, clock=self.clock, owner=self.owner, tables=tables)
+
+    def _bus(self) -> Bus:
+        """The bus between the stores: the one that is asked for, else the one beside them."""
+        if self._make_bus is None:
+            return self._engine.bus(clock=self.clock, owner=self.owner)
+        return self._make_bus(self.data / f"{BUS}.db", clock=self.clock, owner=self.owner, place_of=self._place_of)
 
     # ------------------------------------------------------------------ start and stop
 
     async def start(self) -> None:
         """Open the stores, register handlers and schedules, start the loops. Raises StoreError."""
         try:
-            if isinstance(self.bus, SqliteBus):
+            if isinstance(self.bus, LogBus):
                 await self._join(self.bus)
             elif self.hub is not None:
                 await self.hub.open()
@@ -147,22 +152,22 @@ class Runtime:
         await bus.expect({name: types for name, types in receivers.items() if types})
         self._joined.set()
 
-    def _start_hub(self, hub: SqliteStore, bus: Bus) -> None:
-        self._keep_running(f"upkeep of {hub.path.stem}", partial(self._look_after, hub))
+    def _start_hub(self, hub: SqlStore, bus: Bus) -> None:
+        self._keep_running(f"upkeep of {hub.name}", partial(self._look_after, hub))
         self._start_retention(hub)
         if not self._joined.is_set():
             # A bus that is away delays nobody: events wait in the logs.
             self._keep_running("joining of the bus", partial(self._join, bus))
             self._start_outlet(GATEWAY, hub, bus)
 
-    def _distinct_stores(self) -> list[SqliteStore]:
+    def _distinct_stores(self) -> list[SqlStore]:
         """The store of each service here. One that is shared is open in a process without services too."""
         return list(self.stores.values()) if self._shared is None else [self._shared]
 
-    def _specs_in(self, store: SqliteStore) -> list[ServiceSpec]:
+    def _specs_in(self, store: SqlStore) -> list[ServiceSpec]:
         return [spec for spec in self.specs if self.stores[spec.name] is store]
 
-    async def _register(self, store: SqliteStore) -> None:
+    async def _register(self, store: SqlStore) -> None:
         specs = self._specs_in(store)
         others = [] if self.own_stores else self._elsewhere
         await store.register(
@@ -174,9 +179,9 @@ class Runtime:
                 for schedule in spec.schedules:
                     await unit.put_timer(schedule_timer(schedule, self.clock))
 
-    def _start_loops(self, store: SqliteStore) -> None:
+    def _start_loops(self, store: SqlStore) -> None:
         specs = self._specs_in(store)
-        name = store.path.stem
+        name = store.name
         handlers = [handler for spec in specs for handler in spec.handlers]
         steward = Steward(store, handlers, self.clock, self.owner, lambda handler: self._worker(handler, store))
         self._stewards.append(steward)
@@ -194,7 +199,7 @@ class Runtime:
             self._keep_running(inlet.name, partial(self._once_joined, inlet.run))
             self._start_outlet(spec.name, store, self.bus)
 
-    def _start_outlet(self, service: str, store: SqliteStore, bus: Bus) -> None:
+    def _start_outlet(self, service: str, store: SqlStore, bus: Bus) -> None:
         outlet = Outlet(service, store, bus, self.clock)
         self._outlets.append(outlet)
         self._keep_running(outlet.name, partial(self._once_joined, outlet.run))
@@ -204,11 +209,11 @@ class Runtime:
         await self._joined.wait()
         await run()
 
-    def _start_retention(self, store: SqliteStore) -> None:
+    def _start_retention(self, store: SqlStore) -> None:
         retention = Retention(store, self._retention)
         self._keep_running(retention.name, retention.run)
 
-    def _worker(self, handler: HandlerSpec, store: SqliteStore) -> Worker:
+    def _worker(self, handler: HandlerSpec, store: SqlStore) -> Worker:
         allowed = frozenset(event_type.name for event_type in handler.publishes)
         replies = {each.name: frozenset(reply.name for reply in each.replies) for each in handler.types if each.target}
         publisher = Publisher(handler.service, self.clock, allowed, handler.name, self.max_payload, replies)
@@ -234,7 +239,7 @@ class Runtime:
                 log.exception("%s broke; it is started again", name)
             await self.clock.sleep(_RESTART_AFTER_S)
 
-    async def _look_after(self, store: SqliteStore) -> None:
+    async def _look_after(self, store: SqlStore) -> None:
         while True:
             await store.look_after()
             await self.clock.idle(1.0)
@@ -271,7 +276,7 @@ class Runtime:
 
     # ------------------------------------------------------------------ publishing from outside
 
-    def store_of(self, service: str) -> SqliteStore:
+    def store_of(self, service: str) -> AnyStore:
         """The store of a service that runs here. Raises DeclarationError."""
         try:
             return self.stores[service]
@@ -285,7 +290,7 @@ class Runtime:
 
         Raises InvalidEvent (nothing is published then), StoreError.
         """
-        self.store_of(service).writer.refuse_nesting()
+        self.store_of(service).refuse_nesting()
         publisher = Publisher(service, self.clock, None, service, self.max_payload)
         rows = []
         for event in events:
@@ -300,7 +305,7 @@ class Runtime:
         Raises InvalidEvent, DeclarationError for what is no command, StoreError.
         """
         store = self.store_of(service)
-        store.writer.refuse_nesting()
+        store.refuse_nesting()
         requests = self._requests.setdefault(store, Requests(store))
         async with AsyncExitStack() as stack:
             async with self.transaction(service) as tx:
@@ -330,7 +335,7 @@ class Runtime:
         await tx.commit()
 
     @property
-    def logs(self) -> list[SqliteStore]:
+    def logs(self) -> list[AnyStore]:
         """Every log that is open here: those of the stores, and the hub. The last is there in each process."""
         return [*self._distinct_stores(), *([] if self.hub is None else [self.hub])]
 

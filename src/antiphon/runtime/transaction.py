@@ -105,6 +105,7 @@ class Transaction:
         "effects",
         "lease",
         "outgoing",
+        "unmarked",
         "wrote",
     )
 
@@ -130,6 +131,8 @@ class Transaction:
         #: By which an attempt runs outside the batch.
         self.lease: Lease | None = None
         self.wrote = False
+        #: Whether the batch has something of it that cannot be undone by itself.
+        self.unmarked = False
 
     # ------------------------------------------------------------------ for handlers and routes
 
@@ -279,6 +282,11 @@ class Transaction:
         return self._unit is not None and self._attached
 
     @property
+    def busy(self) -> bool:
+        """Whether it waits for the database."""
+        return self._unit is not None and self._unit.busy
+
+    @property
     def store(self) -> Store:
         """Where it writes."""
         return self._store
@@ -335,6 +343,7 @@ class Transaction:
     async def unmarked_unit(self) -> Unit:
         """The write transaction, for what cannot be undone by itself: if it fails, so does the whole batch."""
         if self._unit is not None and self._attached and not self._over:
+            self.unmarked = True
             return self._unit
         return await self._begin()
 

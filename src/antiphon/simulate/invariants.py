@@ -149,5 +149,5 @@ class Checks(Inspector):
     def _store_ms(self, store: str) -> int | None:
         for process in self._world.serving(store):
             if process.runtime is not None:
-                return process.runtime.store_of(store).store_ms()
+                return int(process.runtime.store_of(store).store_ms())
         return None

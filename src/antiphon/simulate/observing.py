@@ -189,7 +189,7 @@ class Here:
         """The clock of the store of *service*."""
         runtime = self._process().runtime
         assert runtime is not None, "a handler runs before its process has started"
-        return runtime.store_of(service).store_ms()
+        return int(runtime.store_of(service).store_ms())
 
     def fate(self, handler: str) -> str | None:
         """What a fault of the kind ``handler`` says, if one strikes here."""

@@ -57,6 +57,7 @@ class LogBus:
         now = self.store.clock.now_ms()
         names = {receiver_name(service): service for service in receivers}
         async with self.store.unit() as unit:
+            await unit.one_at_a_time()
             for name, service in names.items():
                 await subscribe(unit, name, service, receivers[service], 0, now)
             known = await unit.fetch_all("SELECT DISTINCT service FROM antiphon_handlers")

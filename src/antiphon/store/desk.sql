@@ -30,7 +30,7 @@ SELECT handler_id, status, archived IS NOT NULL, count(*) FROM antiphon_deliveri
 
 -- name: count_fresh
 -- How many events of a type lie after a position, counted up to a limit: the index alone is read.
-SELECT count(*) FROM (SELECT 1 FROM antiphon_log WHERE type = ? AND seq > ? LIMIT ?) AS some
+SELECT count(*) FROM (SELECT 1 FROM antiphon_log WHERE type = ? AND seq > ? LIMIT ?) AS few
 
 -- name: count_owed
 -- How many of them a handler is owed (as in read_owed).
@@ -41,24 +41,6 @@ SELECT count(*) FROM antiphon_log WHERE type = ?1 AND seq > ?2 AND (addressee = 
 -- name: positions_seen
 -- Positions with when they moved.
 SELECT name, seq, updated_ms FROM antiphon_positions ORDER BY name
-
--- name: dead_letters
--- Dead letters; an AND follows.
-SELECT l.id, l.seq, l.type, l.version, l.key, h.name, h.service, d.status, d.reason, d.error_type, d.message,
-       d.fingerprint, d.attempts, l.time_ms, d.updated_ms, d.archived, d.handler_id, d.traceback
-FROM antiphon_deliveries AS d
-CROSS JOIN antiphon_handlers AS h ON h.id = d.handler_id
-CROSS JOIN antiphon_log AS l ON l.seq = d.seq
-WHERE d.status IN ('ERROR', 'FAILED')
-
--- name: dead_letters_of
--- Those of one event.
-SELECT l.id, l.seq, l.type, l.version, l.key, h.name, h.service, d.status, d.reason, d.error_type, d.message,
-       d.fingerprint, d.attempts, l.time_ms, d.updated_ms, d.archived, d.handler_id, d.traceback
-FROM antiphon_log AS l
-CROSS JOIN antiphon_handlers AS h
-JOIN antiphon_deliveries AS d ON d.handler_id = h.id AND d.seq = l.seq
-WHERE l.id = ? AND d.status IN ('ERROR', 'FAILED') ORDER BY h.name
 
 -- name: archive
 -- Set aside for good.
@@ -112,7 +94,7 @@ WHERE id = ?
 
 -- name: window_end
 -- Where the next so many events after a position end, up to a bound.
-SELECT max(seq) FROM (SELECT seq FROM antiphon_log WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?) AS some
+SELECT max(seq) FROM (SELECT seq FROM antiphon_log WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?) AS few
 
 -- name: prune_deliveries
 -- Rows of events in a window that are gone.
@@ -191,7 +173,7 @@ DELETE FROM antiphon_effects WHERE event_id = ? AND handler = ? AND name = ?
 -- An id, if it is one, and some that begin with it; the second mark is what comes after all of these.
 SELECT id FROM antiphon_log WHERE id = ?1
 UNION
-SELECT id FROM (SELECT id FROM antiphon_log WHERE id > ?1 AND id < ?2 ORDER BY id LIMIT 5) AS some
+SELECT id FROM (SELECT id FROM antiphon_log WHERE id > ?1 AND id < ?2 ORDER BY id LIMIT 5) AS few
 
 -- name: effects_from
 -- The calls to the outside whose key begins with a text: the id of their event, and more of it.

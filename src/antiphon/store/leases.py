@@ -33,6 +33,7 @@ async def register(
     Of *elsewhere*, which other processes run, what is known already is left alone. *handlers* are all that
     *services* have: any other of theirs is noted as removed; what it is owed is kept until it is forgotten.
     """
+    await unit.one_at_a_time()
     head = (await unit.fetch_all(unit.query("head")))[0][0]
     for handler, is_here in [*((each, True) for each in handlers), *((each, False) for each in elsewhere)]:
         start = head if handler.start == "now" else 0
@@ -69,7 +70,7 @@ async def acquire(store: SqlStore, handler: str, owner: str) -> Lease | None:
         return None
     async with store.unit() as unit:
         # Looked at again behind the gate: it may have been renewed or released meanwhile.
-        row = (await unit.fetch_all("SELECT * FROM antiphon_handlers WHERE name = ?", (handler,)))[0]
+        row = (await unit.fetch_all(unit.query("take_turn"), (handler,)))[0]
         if not await _is_free(store, row, owner):
             return None
         await unit.execute(unit.query("take_lease"), (owner, store.store_ms() + LEASE_MS, handler))

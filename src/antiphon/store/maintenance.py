@@ -146,7 +146,7 @@ async def forget(store: SqlStore, name: str) -> Forgotten:
 
 _DELETE_SOME = (
     "DELETE FROM {table} WHERE handler_id = ?1 AND seq <="
-    " (SELECT max(seq) FROM (SELECT seq FROM {table} WHERE handler_id = ?1 ORDER BY seq LIMIT ?2) AS some)"
+    " (SELECT max(seq) FROM (SELECT seq FROM {table} WHERE handler_id = ?1 ORDER BY seq LIMIT ?2) AS few)"
 )
 
 

@@ -25,13 +25,15 @@ async def quarantine(store: SqlStore, service: str, raw: bytes, error: InvalidEv
     envelope = Envelope(event_id, UNDECODABLE, 1, None, service, now, raw, event_id)
     failure = failure_of(error)
     async with store.unit() as unit:
-        if not await unit.append([(envelope, RECEIVED)]):
+        if await unit.fetch_all("SELECT 1 FROM antiphon_log WHERE id = ?", (event_id,)):
             return event_id
+        await unit.append([(envelope, RECEIVED)])
         await unit.execute(unit.query("put_handler"), (f"{service}.inlet", service, await store.head(), now))
         await unit.execute(
             "INSERT INTO antiphon_deliveries (handler_id, seq, status, reason, error_type, message, traceback,"
             " fingerprint, updated_ms) SELECT h.id, l.seq, ?, ?, ?, ?, ?, ?, ?"
-            " FROM antiphon_handlers AS h JOIN antiphon_log AS l ON l.id = ? WHERE h.name = ?",
+            " FROM antiphon_handlers AS h JOIN antiphon_log AS l ON l.id = ? WHERE h.name = ?"
+            " ON CONFLICT (handler_id, seq) DO NOTHING",
             (
                 Status.ERROR.value,
                 f"{error.field}: {error.reason}",

@@ -41,3 +41,8 @@ class Queries:
 @cache
 def _text(package: str, name: str) -> str:
     return resources.files(package).joinpath(name).read_text(encoding="utf-8")
+
+
+def views() -> str:
+    """The event tables, as a script: ``antiphon_time(x)`` is a wall time as text, ``antiphon_text(x)`` bytes."""
+    return _text(__package__, "views.sql")

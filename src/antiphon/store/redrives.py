@@ -91,7 +91,7 @@ async def _advance(store: SqlStore, row: Any) -> int | None:
         return step.wait_ms  # nothing to write
     async with store.unit() as unit:
         # Another process may have been quicker: what counts is read again inside the transaction.
-        found = await unit.fetch_all("SELECT * FROM antiphon_redrives WHERE id = ?", (row["id"],))
+        found = await unit.fetch_all(unit.query("take_redrive"), (row["id"],))
         if not found or found[0]["state"] not in ("canary", "running", "settling"):
             return None
         return await _step(store, unit, found[0])

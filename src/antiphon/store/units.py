@@ -27,6 +27,11 @@ class SqlUnit(ABC):
 
     # ------------------------------------------------------------------ the database's
 
+    @property
+    @abstractmethod
+    def busy(self) -> bool:
+        """Whether a statement of this unit is under way."""
+
     @abstractmethod
     def query(self, name: str) -> str:
         """The SQL of a named block. Raises KeyError if there is none."""
@@ -52,12 +57,16 @@ class SqlUnit(ABC):
         """Undo everything after the mark, and give the mark up."""
 
     @abstractmethod
-    async def append(self, events: Iterable[tuple[Envelope, int]]) -> int:
-        """Append to the log; an id that is there already is skipped. Returns how many are new."""
+    async def append(self, events: Iterable[tuple[Envelope, int]]) -> None:
+        """Append to the log; an id that is there already is skipped."""
 
     @abstractmethod
     async def append_for(self, envelope: Envelope, origin: int, handler_id: int) -> None:
         """Append an event that one handler alone is owed."""
+
+    @abstractmethod
+    async def one_at_a_time(self) -> None:
+        """Go on when no other unit that has asked for this is under way, in any process."""
 
     @abstractmethod
     def wake(self, types: Iterable[str]) -> None:

@@ -132,7 +132,8 @@ class Runtimes:
 
     def store_of(self, service: str) -> SqliteStore:
         """The store of a service. Raises AntiphonError if it does not run."""
-        return self.running(service).runtime.store_of(service)
+        store: SqliteStore = self.running(service).runtime.store_of(service)
+        return store
 
     async def publish(self, service: str, *events: object, traceparent: str | None = None) -> list[str]:
         """Publish *events* as *service*, in its process."""

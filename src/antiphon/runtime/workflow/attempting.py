@@ -53,7 +53,7 @@ async def carry_out(turn: Turn, wanted: Attempt, position: str, record: Record |
         if step.has_effects and turn.tx.lease is not None:
             tx.effects = Effects(turn.clock, turn.tx.lease, turn.run.id, tx, f"{wanted.calls_of or position}.")
         try:
-            result, rest = begin(step, wanted.args, wanted.named, tx, turn.clock)
+            result, rest = await begin(step, wanted.args, wanted.named, tx, turn.clock)
             if rest is not None:
                 result = await go_outside(turn, rest, step, wanted.timeout)
             data = write(result)

@@ -82,7 +82,7 @@ def write(value: Any) -> bytes:
         ) from error
 
 
-def begin(
+async def begin(
     step: Callee, args: tuple[Any, ...], named: Mapping[str, Any], tx: Transaction, clock: Clock
 ) -> tuple[Any, Awaitable[Any] | None]:
     """Run the step in *tx* until it ends or awaits something: its result, or what is left to be awaited."""
@@ -96,7 +96,10 @@ def begin(
         waiting = coroutine.send(None)
     except StopIteration as end:
         return end.value, None
-    return None, Suspended(coroutine, waiting)
+    suspended = Suspended(coroutine, waiting)
+    if await suspended.while_busy(tx):
+        return suspended.result, None
+    return None, suspended
 
 
 async def _with_session(step: Callee, args: tuple[Any, ...], given: dict[str, Any], tx: Transaction) -> Any:

@@ -8,11 +8,13 @@ from pathlib import Path
 from antiphon.errors import StoreVersion
 from antiphon.ports import Clock
 from antiphon.store.leases import LEASE_MS
+from antiphon.store.queries import views
 from antiphon.store.sqlite.queries import query, text
 
 #: The files that lead from one version of the tables to the next; the n-th makes version n.
 MIGRATIONS = ("schema.sql", "workflows_schema.sql", "requests.sql")
 
+_TIME = "strftime('%Y-%m-%dT%H:%M:%fZ', {} / 1000.0, 'unixepoch')"
 _META = "CREATE TABLE IF NOT EXISTS antiphon_meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID"
 
 
@@ -33,11 +35,25 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
         )
     for name in MIGRATIONS[version:]:
         run_script(connection, text(name))
-    views = text("views.sql")
-    if version < len(MIGRATIONS) or known.get("views") != views:
-        run_script(connection, views)
-        _set(connection, "views", views)
+    shown = own_views()
+    if version < len(MIGRATIONS) or known.get("views") != shown:
+        run_script(connection, shown)
+        _set(connection, "views", shown)
         _set(connection, "version", len(MIGRATIONS))
+
+
+def own_views() -> str:
+    """The event tables without functions, of which a file of SQLite keeps none."""
+    script = views()
+    for function, written in (("antiphon_time(", _TIME), ("antiphon_text(", "CAST({} AS TEXT)")):
+        while function in script:
+            before, _, rest = script.partition(function)
+            depth, end = 1, 0
+            while depth:
+                depth += {"(": 1, ")": -1}.get(rest[end], 0)
+                end += 1
+            script = before + written.format(rest[: end - 1]) + rest[end:]
+    return script
 
 
 def clock_offset_ms(connection: sqlite3.Connection, clock: Clock) -> int:

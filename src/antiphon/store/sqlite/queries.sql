@@ -218,3 +218,29 @@ instr(CAST(user_state AS TEXT), ?) > 0
 -- name: part_of_ids
 -- Runs of a JSON list of ids.
 WHERE id IN (SELECT value FROM json_each(?)) ORDER BY nr
+
+-- name: take_turn
+-- A handler, which nobody else changes until the transaction ends.
+SELECT * FROM antiphon_handlers WHERE name = ?
+
+-- name: take_redrive
+-- A redrive, which nobody else moves on until the transaction ends.
+SELECT * FROM antiphon_redrives WHERE id = ?
+
+-- name: dead_letters
+-- Dead letters; an AND follows.
+SELECT l.id, l.seq, l.type, l.version, l.key, h.name, h.service, d.status, d.reason, d.error_type, d.message,
+       d.fingerprint, d.attempts, l.time_ms, d.updated_ms, d.archived, d.handler_id, d.traceback
+FROM antiphon_deliveries AS d
+CROSS JOIN antiphon_handlers AS h ON h.id = d.handler_id
+CROSS JOIN antiphon_log AS l ON l.seq = d.seq
+WHERE d.status IN ('ERROR', 'FAILED')
+
+-- name: dead_letters_of
+-- Those of one event.
+SELECT l.id, l.seq, l.type, l.version, l.key, h.name, h.service, d.status, d.reason, d.error_type, d.message,
+       d.fingerprint, d.attempts, l.time_ms, d.updated_ms, d.archived, d.handler_id, d.traceback
+FROM antiphon_log AS l
+CROSS JOIN antiphon_handlers AS h
+JOIN antiphon_deliveries AS d ON d.handler_id = h.id AND d.seq = l.seq
+WHERE l.id = ? AND d.status IN ('ERROR', 'FAILED') ORDER BY h.name

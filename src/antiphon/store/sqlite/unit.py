@@ -134,11 +134,11 @@ class SqliteUnit(SqlUnit):
         self._has_savepoint = False
         self.appended.clear()
 
-    async def append(self, events: Iterable[tuple[Envelope, int]]) -> int:
-        """Append to the log; an id that is there already is skipped. Returns how many are new."""
+    async def append(self, events: Iterable[tuple[Envelope, int]]) -> None:
+        """Append to the log; an id that is there already is skipped."""
         events = list(events)
         if not events:
-            return 0
+            return
         envelopes = [envelope for envelope, _ in events]
         self._group.types.update(dict.fromkeys([envelope.type for envelope in envelopes]))
         if all(map(is_plain, envelopes)):
@@ -153,12 +153,19 @@ class SqliteUnit(SqlUnit):
         if count == len(rows):
             last = self._connection.execute("SELECT last_insert_rowid()").fetchone()[0]
             self.appended.append((last - count + 1, events))
-        return count
 
     async def append_for(self, envelope: Envelope, origin: int, handler_id: int) -> None:
         """Append an event that one handler alone is owed."""
         await self.execute(query("append_for"), (*log_row(envelope, origin), handler_id))
         self.wake((envelope.type,))
+
+    async def one_at_a_time(self) -> None:
+        """All units are."""
+
+    @property
+    def busy(self) -> bool:
+        """Never: nothing here awaits anything."""
+        return False
 
     def query(self, name: str) -> str:
         """The SQL of a named block."""

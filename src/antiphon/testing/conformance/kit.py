@@ -112,10 +112,10 @@ def envelope(
     return Envelope(event_id, type_, 1, key, service, 1_000 + n, data or b'{"n":%d}' % n, event_id)
 
 
-async def append(store: Store, *envelopes: Envelope, origin: int = PUBLISHED) -> int:
+async def append(store: Store, *envelopes: Envelope, origin: int = PUBLISHED) -> None:
     """Append in a unit of its own."""
     async with store.unit() as unit:
-        return await unit.append([(each, origin) for each in envelopes])
+        await unit.append([(each, origin) for each in envelopes])
 
 
 async def take(store: Store, owner: str, name: str = "svc.work") -> Lease:

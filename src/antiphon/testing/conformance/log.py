@@ -116,9 +116,9 @@ async def a_unit_that_is_over_does_nothing_more(make: MakeStore, path: Path) -> 
             await note(unit, 1)
         kept = unit
         async with store.unit() as unit:
-            for late in (lambda: note(kept, 2), lambda: kept.append([(envelope(1), PUBLISHED)])):
+            for late in (note(kept, 2), kept.append([(envelope(1), PUBLISHED)])):
                 try:
-                    await late()
+                    await late
                 except Exception:  # noqa: BLE001, S112  any error will do
                     continue
                 raise AssertionError("a unit that is over could still be written to")
@@ -130,10 +130,10 @@ async def a_unit_that_is_over_does_nothing_more(make: MakeStore, path: Path) -> 
 async def an_id_is_appended_once(make: MakeStore, path: Path) -> None:
     """An id that the log has is skipped, whoever brings it and whatever else it carries; the first one stays."""
     async with opened(make, path, "one", "two") as (store, other):
-        same(await append(store, envelope(1), envelope(2)), 2, "new events")
-        same(await append(other, envelope(2, data=b'"another"'), envelope(3)), 1, "new events, of which one was known")
-        same(await append(store, envelope(4), envelope(4)), 1, "new events, one of them twice")
-        same(await append(store), 0, "new events of an empty list")
+        await append(store, envelope(1), envelope(2))
+        await append(other, envelope(2, data=b'"another"'), envelope(3))
+        await append(store, envelope(4), envelope(4))
+        await append(store)
         log = await log_of(store)
         same([event.envelope for event in log], [envelope(n) for n in (1, 2, 3, 4)], "the log")
 

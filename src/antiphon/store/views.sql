@@ -9,15 +9,15 @@ SELECT l.id                                                            AS EVENT_
             WHEN l.seq <= h.seq THEN 'COMPLETED'
             ELSE 'UNPROCESSED' END                                     AS STATUS,
        l.service                                                       AS CREATED_BY,
-       strftime('%Y-%m-%dT%H:%M:%fZ', l.time_ms / 1000.0, 'unixepoch') AS CREATED_DTTM,
+       antiphon_time(l.time_ms) AS CREATED_DTTM,
        h.service                                                       AS UPDATED_BY,
-       strftime('%Y-%m-%dT%H:%M:%fZ', coalesce(
+       antiphon_time(coalesce(
            d.updated_ms,
            (SELECT max(a.at_ms) FROM antiphon_attempts AS a
              WHERE a.handler_id = h.id AND a.seq = l.seq AND a.outcome = 'completed'),
            (SELECT p.at_ms FROM antiphon_progress AS p
              WHERE p.handler_id = h.id AND p.seq >= l.seq ORDER BY p.seq LIMIT 1),
-           l.time_ms) / 1000.0, 'unixepoch')                           AS UPDATED_DTTM,
+           l.time_ms))                           AS UPDATED_DTTM,
        h.name                                                          AS HANDLER,
        coalesce(
            d.attempts,
@@ -36,15 +36,15 @@ DROP VIEW IF EXISTS antiphon_inbound;
 CREATE VIEW antiphon_inbound AS
 SELECT l.id AS EVENT_ID, l.type AS MESSAGE_TYPE, l.service AS SOURCE_SERVICE, l.key AS EVENT_KEY,
        l.service AS CREATED_BY,
-       strftime('%Y-%m-%dT%H:%M:%fZ', l.time_ms / 1000.0, 'unixepoch') AS CREATED_DTTM
+       antiphon_time(l.time_ms) AS CREATED_DTTM
 FROM antiphon_log AS l WHERE l.origin = 1;
 
 -- What each event carries, from whom, to whom (one row per receiving service; NULL: nobody here).
 DROP VIEW IF EXISTS antiphon_payloads;
 CREATE VIEW antiphon_payloads AS
 SELECT DISTINCT l.id AS EVENT_ID, l.type AS TOPIC, l.service AS SOURCE_SERVICE, h.service AS TARGET_SERVICE,
-       CAST(l.data AS TEXT) AS PAYLOAD, l.service AS CREATED_BY,
-       strftime('%Y-%m-%dT%H:%M:%fZ', l.time_ms / 1000.0, 'unixepoch') AS CREATED_DTTM
+       antiphon_text(l.data) AS PAYLOAD, l.service AS CREATED_BY,
+       antiphon_time(l.time_ms) AS CREATED_DTTM
 FROM antiphon_log AS l
 LEFT JOIN antiphon_subscriptions AS s ON s.type = l.type AND l.seq > s.start_seq
 LEFT JOIN antiphon_handlers AS h ON h.id = s.handler_id
@@ -56,7 +56,7 @@ CREATE VIEW antiphon_dead_letters AS
 SELECT l.id AS EVENT_ID, l.type AS MESSAGE_TYPE, h.name AS HANDLER, d.status AS STATUS, d.reason AS REASON,
        d.error_type AS ERROR_TYPE, d.message AS MESSAGE, d.fingerprint AS FINGERPRINT, d.attempts AS ATTEMPTS,
        h.service AS UPDATED_BY,
-       strftime('%Y-%m-%dT%H:%M:%fZ', d.updated_ms / 1000.0, 'unixepoch') AS UPDATED_DTTM
+       antiphon_time(d.updated_ms) AS UPDATED_DTTM
 FROM antiphon_deliveries AS d
 JOIN antiphon_handlers AS h ON h.id = d.handler_id
 JOIN antiphon_log AS l ON l.seq = d.seq
@@ -71,11 +71,11 @@ SELECT l.id AS EVENT_ID, l.type AS MESSAGE_TYPE,
             ELSE CASE WHEN a.id IS NULL THEN 'WAITING' ELSE 'ANSWERED' END END AS STATUS,
        l.service AS SOURCE_SERVICE, l.target AS TARGET_SERVICE, l.key AS EVENT_KEY,
        coalesce(l.correlation_id, l.id) AS CORRELATION_ID, a.id AS RESPONSE_ID,
-       strftime('%Y-%m-%dT%H:%M:%fZ', l.deadline_ms / 1000.0, 'unixepoch') AS DEADLINE_DTTM,
-       CAST(l.data AS TEXT) AS PAYLOAD, l.service AS CREATED_BY,
-       strftime('%Y-%m-%dT%H:%M:%fZ', l.time_ms / 1000.0, 'unixepoch') AS CREATED_DTTM,
+       antiphon_time(l.deadline_ms) AS DEADLINE_DTTM,
+       antiphon_text(l.data) AS PAYLOAD, l.service AS CREATED_BY,
+       antiphon_time(l.time_ms) AS CREATED_DTTM,
        coalesce(a.service, l.service) AS UPDATED_BY,
-       strftime('%Y-%m-%dT%H:%M:%fZ', coalesce(a.time_ms, l.time_ms) / 1000.0, 'unixepoch') AS UPDATED_DTTM
+       antiphon_time(coalesce(a.time_ms, l.time_ms)) AS UPDATED_DTTM
 FROM antiphon_log AS l
 LEFT JOIN antiphon_log AS a ON a.seq = (
     SELECT min(seq) FROM antiphon_log WHERE correlation_id = coalesce(l.correlation_id, l.id) AND request_id = l.id)
@@ -90,6 +90,19 @@ SELECT l.id AS EVENT_ID, l.request_id AS REQUEST_ID, l.type AS MESSAGE_TYPE,
        l.seq > (SELECT min(seq) FROM antiphon_log
                 WHERE correlation_id = l.correlation_id AND request_id = l.request_id) AS LATE,
        l.service AS SOURCE_SERVICE, l.target AS TARGET_SERVICE, coalesce(l.correlation_id, l.id) AS CORRELATION_ID,
-       CAST(l.data AS TEXT) AS PAYLOAD, l.service AS CREATED_BY,
-       strftime('%Y-%m-%dT%H:%M:%fZ', l.time_ms / 1000.0, 'unixepoch') AS CREATED_DTTM
+       antiphon_text(l.data) AS PAYLOAD, l.service AS CREATED_BY,
+       antiphon_time(l.time_ms) AS CREATED_DTTM
 FROM antiphon_log AS l WHERE l.request_id IS NOT NULL;
+
+-- Working data: what a process keeps between its steps, a row for each call that a run of a workflow has recorded. STATE is
+-- what the run shows of itself, WORKING_DATA what the call has come to.
+DROP VIEW IF EXISTS antiphon_working_data;
+CREATE VIEW antiphon_working_data AS
+SELECT r.id AS EVENT_ID, r.start_type AS MESSAGE_TYPE, r.workflow AS PROCESS, r.state AS STATUS, r.key AS EVENT_KEY,
+       r.correlation_id AS CORRELATION_ID, antiphon_text(r.user_state) AS STATE, j.kind AS CALL, j.name AS NAME, j.mark AS MARK,
+       j.attempts AS ATTEMPTS, antiphon_text(j.result) AS WORKING_DATA, j.error AS ERROR,
+       h.service AS CREATED_BY, antiphon_time(r.started_ms) AS CREATED_DTTM,
+       h.service AS UPDATED_BY, antiphon_time(coalesce(j.at_ms, r.updated_ms)) AS UPDATED_DTTM
+FROM antiphon_runs AS r
+LEFT JOIN antiphon_handlers AS h ON h.name = r.workflow
+LEFT JOIN antiphon_journal AS j ON j.run = r.nr;

@@ -1,0 +1,124 @@
+"""Where the stores of an app are kept: in files of a directory, or in a database server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Protocol
+
+from antiphon.errors import DeclarationError
+from antiphon.model.events import EventType
+from antiphon.ports import Clock
+from antiphon.store.base import SqlStore
+from antiphon.store.bus import LogBus
+from antiphon.store.desk import Desk
+from antiphon.store.sqlite.place import LocalPlace, PlaceOf
+
+#: The name of the bus among the stores.
+BUS = "bus"
+
+
+class Engine(Protocol):
+    """Makes the stores of one app, and the bus between them, where it is such a log. None of them is open yet."""
+
+    #: What its SQL is called, where a service's tables are written for several.
+    dialect: str
+
+    def store(self, name: str, *, clock: Clock, owner: str, tables: dict[str, str]) -> SqlStore:
+        """The store of a service, or of all of them."""
+
+    def bus(self, *, clock: Clock, owner: str) -> LogBus:
+        """The bus beside them."""
+
+    def desks(
+        self, clock: Clock, event_types: Mapping[str, EventType] | None
+    ) -> AbstractAsyncContextManager[list[Desk]]:
+        """A desk on each store that is there, the bus last."""
+
+
+class Files:
+    """A SQLite file each, in one directory."""
+
+    dialect = "sqlite"
+
+    def __init__(self, data: Path, place_of: PlaceOf = LocalPlace) -> None:
+        self._data = data
+        self._place_of = place_of
+
+    def store(self, name: str, *, clock: Clock, owner: str, tables: dict[str, str]) -> SqlStore:
+        """``<data>/<name>.db``."""
+        from antiphon.store.sqlite.store import SqliteStore
+
+        path = self._data / f"{name}.db"
+        return SqliteStore(path, clock=clock, owner=owner, tables=tables, place_of=self._place_of)
+
+    def bus(self, *, clock: Clock, owner: str) -> LogBus:
+        """``<data>/bus.db``."""
+        from antiphon.store.sqlite.bus import SqliteBus
+
+        return SqliteBus(self._data / f"{BUS}.db", clock=clock, owner=owner, place_of=self._place_of)
+
+    def desks(
+        self, clock: Clock, event_types: Mapping[str, EventType] | None
+    ) -> AbstractAsyncContextManager[list[Desk]]:
+        """On each file that is one."""
+        from antiphon.store.sqlite.desks import open_desks
+
+        return open_desks(self._data, clock, event_types)
+
+
+class Postgres:
+    """A schema each, in the PostgreSQL database at *url*. Raises DeclarationError for what is no such address."""
+
+    dialect = "postgresql"
+
+    def __init__(self, url: str) -> None:
+        if find_spec("psycopg") is None:
+            raise DeclarationError(
+                "the library of postgresql:// is not installed", mend="pip install 'antiphon[postgres]'"
+            )
+        from antiphon.store.postgres.connection import address
+
+        address(url, BUS)
+        self._url = url
+
+    def store(self, name: str, *, clock: Clock, owner: str, tables: dict[str, str]) -> SqlStore:
+        """The schema of that name."""
+        from antiphon.store.postgres.connection import address
+        from antiphon.store.postgres.store import PostgresStore
+
+        return PostgresStore(address(self._url, name), clock=clock, owner=owner, tables=tables)
+
+    def bus(self, *, clock: Clock, owner: str) -> LogBus:
+        """The schema ``bus``."""
+        from antiphon.store.postgres.bus import PostgresBus
+        from antiphon.store.postgres.connection import address
+
+        return PostgresBus(address(self._url, BUS), clock=clock, owner=owner)
+
+    def desks(
+        self, clock: Clock, event_types: Mapping[str, EventType] | None
+    ) -> AbstractAsyncContextManager[list[Desk]]:
+        """On each schema that is one."""
+        from antiphon.store.postgres.desks import open_desks
+
+        return open_desks(self._url, BUS, clock, event_types)
+
+
+def engine_at(url: str | None, data: Path, place_of: PlaceOf = LocalPlace) -> Engine:
+    """The engine at *url*; files in *data* where there is none. Raises DeclarationError."""
+    if url is None:
+        return Files(data, place_of)
+    scheme = url.partition("://")[0]
+    if scheme not in ("postgresql", "postgres"):
+        raise DeclarationError(f"no store is known at {scheme}://", mend="There is postgresql://user@host/database")
+    return Postgres(url)
+
+
+def desks_at(
+    url: str | None, data: Path, clock: Clock, event_types: Mapping[str, EventType] | None = None
+) -> AbstractAsyncContextManager[list[Desk]]:
+    """A desk on each store at *url*, or in *data*, the bus last. Raises DeclarationError, StoreError."""
+    return engine_at(url, data).desks(clock, event_types)

@@ -1,0 +1,116 @@
+"""Connecting to PostgreSQL: addresses, settings, and PostgreSQL's errors in our words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+
+import msgspec
+import psycopg
+from psycopg import AsyncConnection, AsyncRawCursor, sql
+
+from antiphon.errors import DeclarationError, StoreCorrupt, StoreError, StoreFull, StoreLocked
+
+#: PostgreSQL 13 is the first that tells what has become of a transaction by an id that never comes again.
+OLDEST = 130_000
+_NAME = re.compile(r"[a-z_][a-z0-9_.\-]{0,62}")
+_CONNECT_S = 10
+
+
+class Address(msgspec.Struct, frozen=True):
+    """A schema of a database. *pooled*: a pooler in transaction mode stands in between, so that a session keeps
+    nothing; *direct* is then where the one connection goes that listens."""
+
+    url: str
+    schema: str
+    pooled: bool = False
+    direct: str | None = None
+
+    @property
+    def shown(self) -> str:
+        """Without its password."""
+        parts = urlsplit(self.url)
+        host = parts.netloc.rpartition("@")
+        user = host[0].partition(":")[0]
+        return urlunsplit(parts._replace(netloc=f"{user}@{host[2]}" if user else host[2], query="")) + f"#{self.schema}"
+
+
+def address(url: str, schema: str) -> Address:
+    """The address of *schema* in the database at *url*: ``postgresql://user:password@host:port/database``.
+
+    Of its options, ``pooler=transaction`` says that PgBouncer or its like stands in between, ``direct=`` gives the
+    host and port behind it, ``schema=`` a prefix of the schemas' names; the others are libpq's.
+    Raises DeclarationError.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("postgresql", "postgres"):
+        raise DeclarationError(f"{parts.scheme}:// is no address of PostgreSQL", mend="postgresql://user@host/database")
+    options = dict(parse_qsl(parts.query))
+    pooler, direct = options.pop("pooler", ""), options.pop("direct", None)
+    name = options.pop("schema", "") + schema
+    if pooler not in ("", "transaction"):
+        raise DeclarationError(f"pooler={pooler} is not known", where="the store's address", mend="pooler=transaction")
+    if not _NAME.fullmatch(name):
+        raise DeclarationError(f"{name!r} is no name for a schema", where="the store's address")
+    parts = parts._replace(scheme="postgresql", query=urlencode(options, quote_via=quote))
+    behind = None
+    if direct is not None:
+        behind = urlunsplit(parts._replace(netloc=f"{parts.netloc.rpartition('@')[0]}@{direct}".lstrip("@")))
+    return Address(urlunsplit(parts), name, bool(pooler), behind)
+
+
+async def connect(where: Address, *, listens: bool = False) -> AsyncConnection:
+    """A connection, in autocommit: transactions are begun and ended in words. Raises StoreError."""
+    url = where.direct if listens and where.direct else where.url
+    # A pooler gives each transaction another session: there it is the role's own search path that holds.
+    options = None if where.pooled and url is where.url else f"-c search_path={_quoted(where.schema)}"
+    with translated(where):
+        connection = await AsyncConnection.connect(
+            url,
+            autocommit=True,
+            cursor_factory=AsyncRawCursor,
+            prepare_threshold=None if where.pooled else 5,
+            connect_timeout=_CONNECT_S,
+            options=options,
+        )
+    if connection.info.server_version < OLDEST:
+        await connection.close()
+        raise StoreError("the server is too old", where=where.shown, mend="Use PostgreSQL 13 or newer")
+    return connection
+
+
+def _quoted(name: str) -> str:
+    return sql.Identifier(name).as_string(None).replace(" ", "\\ ")
+
+
+def store_error(error: psycopg.Error, where: Address) -> StoreError | None:
+    """The StoreError that *error* stands for; None if the statement itself is at fault."""
+    state = error.sqlstate or ""
+    shown, text = where.shown, str(error).strip().partition("\n")[0]
+    if state in ("40001", "40P01", "55P03"):
+        return StoreLocked(f"another transaction was in the way ({text})", where=shown, mend="The work is tried again")
+    if state == "53100":
+        return StoreFull("the server's disk is full", where=shown, mend="Free some space; nothing was kept")
+    if state[:2] == "XX" or state in ("58030", "57P04"):
+        return StoreCorrupt(f"the server cannot read its data ({text})", where=shown, mend="Look at the server's log")
+    if state in ("3D000", "28P01", "28000", "42501"):
+        return StoreError(text, where=shown, mend="Check database, user, password and rights")
+    if state[:2] in ("08", "57", "53", "25"):
+        return StoreError(text, where=shown, mend="The work is tried again when the server answers")
+    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) and not state:
+        return StoreError(text or "the connection is gone", where=shown, mend="Is the server there? It is tried again")
+    return None
+
+
+@contextmanager
+def translated(where: Address) -> Iterator[None]:
+    """Raise our StoreError for what is the database's fault; leave the statement's own errors alone."""
+    try:
+        yield
+    except psycopg.Error as error:
+        ours = store_error(error, where)
+        if ours is None:
+            raise
+        raise ours from error

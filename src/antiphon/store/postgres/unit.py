@@ -1,0 +1,315 @@
+"""What can be done inside one write transaction on PostgreSQL: the service's own SQL, the log, and settling."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection, AsyncCursor, AsyncRawCursor
+from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
+
+from antiphon.errors import DeclarationError, LeaseLost, RolledBack, StoreError
+from antiphon.model.envelope import Envelope
+from antiphon.ports import TIMEOUT_OF, Clock, Lease
+from antiphon.store.postgres.connection import Address, store_error
+from antiphon.store.postgres.queries import query
+from antiphon.store.postgres.statements import as_it_was, kept, named_rows, numbered
+from antiphon.store.rows import log_row
+from antiphon.store.units import SqlUnit
+
+_BEGIN = b"BEGIN"
+_WHO = b"SELECT pg_current_xact_id()::text"
+_MARK, _UNMARK, _BACK = b"SAVEPOINT antiphon_event", b"RELEASE antiphon_event", b"ROLLBACK TO antiphon_event"
+_GUARD, _UNGUARD = b"SAVEPOINT antiphon_statement", b"RELEASE antiphon_statement"
+_UNDO = b"ROLLBACK TO antiphon_statement"
+_OURS = "antiphon_"
+
+
+class PostgresUnit(SqlUnit):
+    """One unit of work on a connection of its own (``ports.Unit``).
+
+    What begins it, and what marks its savepoints, goes out together with the next statement. Events are kept until
+    the end: the log's lock is taken for their insertion and the commit, and for nothing else, so that they become
+    visible in the order of their positions, and a long transaction keeps nobody waiting.
+
+    A statement of the service's that fails undoes itself alone, as on SQLite: it runs within a savepoint.
+    """
+
+    __slots__ = (
+        "_before_mark",
+        "_busy",
+        "_connection",
+        "_cursor",
+        "_has_guard",
+        "_has_savepoint",
+        "_lock_id",
+        "_mark",
+        "_outgoing",
+        "_over",
+        "_rows",
+        "_turn",
+        "_unsent",
+        "_where",
+        "transaction",
+        "types",
+    )
+
+    def __init__(self, connection: AsyncConnection, where: Address, clock: Clock, store_ms: int, lock_id: int) -> None:
+        super().__init__(clock, store_ms)
+        self._connection = connection
+        self._cursor = AsyncRawCursor(connection, row_factory=tuple_row)
+        self._rows = AsyncRawCursor(connection, row_factory=named_rows)
+        self._where = where
+        self._lock_id = lock_id
+        self._turn = asyncio.Lock()
+        self._busy = 0
+        self._unsent = [_BEGIN, _WHO]
+        self._over: Exception | None = None
+        self._has_savepoint = False
+        self._has_guard = False
+        self._outgoing: list[tuple[Any, ...]] = []
+        self._before_mark: list[tuple[Any, ...]] = []
+        self._mark = 0
+        #: What the server calls the transaction; None before its first statement.
+        self.transaction: str | None = None
+        #: Types that were appended, or are to wake those who listen to them.
+        self.types: dict[str, None] = {}
+
+    @property
+    def connection(self) -> AsyncConnection:
+        """The connection that this unit's transaction is open on."""
+        return self._connection
+
+    @property
+    def busy(self) -> bool:
+        """Whether a statement of this unit is under way."""
+        return self._busy > 0
+
+    # ------------------------------------------------------------------ statements
+
+    async def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+        """Run one statement; returns the rows that it changed."""
+        return (await self._run(self._cursor, sql, parameters)).rowcount
+
+    async def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> int:
+        """Run one statement for each of *rows*; returns the rows changed."""
+        many = [kept(row) for row in rows]
+        if not many:
+            return 0
+        await self._log_before(sql)
+        async with self._statement(sql):
+            async with self._connection.pipeline():
+                who = await self._send_unsent()
+            await self._learn(who)
+            await self._cursor.executemany(numbered(sql), many)
+            return max(self._cursor.rowcount, 0)
+
+    async def fetch_all(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        """All rows of one query."""
+        cursor = await self._run(self._rows, sql, parameters)
+        return await cursor.fetchall() if cursor.description is not None else []
+
+    async def _run(self, cursor: AsyncCursor[Any], sql: str, parameters: Sequence[Any]) -> AsyncCursor[Any]:
+        await self._log_before(sql)
+        async with self._statement(sql):
+            if not self._unsent:
+                return await cursor.execute(numbered(sql), kept(parameters))
+            who = None
+            try:
+                async with self._connection.pipeline():
+                    who = await self._send_unsent()
+                    await cursor.execute(numbered(sql), kept(parameters))
+            finally:
+                await self._learn(who)
+            return cursor
+
+    async def _send_unsent(self) -> AsyncCursor[Any] | None:
+        """Send what was put off, in the pipeline that the caller has opened; the answer to `_WHO`, if it was asked."""
+        unsent, self._unsent = self._unsent, []
+        who = None
+        for text in unsent:
+            sent = await self._connection.execute(text)
+            if text is _WHO:
+                who = sent
+        return who
+
+    async def _learn(self, who: AsyncCursor[Any] | None) -> None:
+        if who is not None and who.pgresult is not None:
+            found = await who.fetchone()
+            self.transaction = found[0] if found else None
+
+    @asynccontextmanager
+    async def _statement(self, sql: str) -> AsyncIterator[None]:
+        """One statement at a time. What is PostgreSQL's fault is raised as the store's; one that fails is undone."""
+        self._busy += 1
+        try:
+            async with self._turn:
+                self._check()
+                guard = None if _OURS in sql else self._set_guard()
+                try:
+                    yield
+                except psycopg.Error as error:
+                    ours = store_error(error, self._where)
+                    if ours is not None:
+                        raise ours from error
+                    self._undo(guard)
+                    raise
+                except asyncio.CancelledError:
+                    self._undo(guard)
+                    raise
+        finally:
+            self._busy -= 1
+
+    def _set_guard(self) -> bytes:
+        """Have a savepoint set before the statement; returns what goes back to it."""
+        if self._unsent and self._unsent[-1] is _MARK:
+            return _BACK
+        if self._has_guard:
+            self._unsent.append(_UNGUARD)
+        self._unsent.append(_GUARD)
+        self._has_guard = True
+        return _UNDO
+
+    def _undo(self, guard: bytes | None) -> None:
+        status = self._connection.info.transaction_status
+        if guard is None or status not in (TransactionStatus.INERROR, TransactionStatus.INTRANS):
+            self._over = self._over or StoreError("a statement of the transaction was cut short", where=self.shown)
+        else:
+            self._unsent.append(guard)
+
+    @property
+    def shown(self) -> str:
+        """Where it is."""
+        return self._where.shown
+
+    # ------------------------------------------------------------------ savepoints
+
+    async def savepoint(self) -> None:
+        """Mark a place to return to; the earlier mark is given up. It goes out with the next statement."""
+        self._check()
+        if not (self._unsent and self._unsent[-1] is _MARK):
+            if self._has_savepoint:
+                self._unsent.append(_UNMARK)
+            self._unsent.append(_MARK)
+        self._has_savepoint = True
+        self._has_guard = False
+        self._mark = len(self._outgoing)
+        self._before_mark.clear()
+
+    async def rollback_to_savepoint(self) -> None:
+        """Undo everything after the mark, and give the mark up."""
+        self._check()
+        if self._unsent and self._unsent[-1] is _MARK:
+            self._unsent.pop()
+        else:
+            self._unsent += (_BACK, _UNMARK)
+        self._has_savepoint = self._has_guard = False
+        self._outgoing = [*self._before_mark, *self._outgoing[: self._mark]]
+        self._before_mark.clear()
+        self._mark = 0
+
+    # ------------------------------------------------------------------ the log
+
+    async def append(self, events: Iterable[tuple[Envelope, int]]) -> None:
+        """Append to the log when the unit ends; an id that is there already is skipped."""
+        self._check()
+        answered = []
+        for envelope, origin in events:
+            self._outgoing.append((*log_row(envelope, origin), None))
+            self.types[envelope.type] = None
+            if envelope.request_id is not None:
+                answered.append((f"{TIMEOUT_OF}{envelope.request_id}",))
+        if answered:
+            await self.execute_many(query("end_timer"), answered)
+
+    async def append_for(self, envelope: Envelope, origin: int, handler_id: int) -> None:
+        """Append an event that one handler alone is owed."""
+        self._check()
+        self._outgoing.append((*log_row(envelope, origin), handler_id))
+        self.types[envelope.type] = None
+
+    async def one_at_a_time(self) -> None:
+        """Go on when nobody else registers handlers."""
+        await self._run(self._cursor, query("lock_log"), (self._lock_id + 1,))
+
+    async def _log_before(self, sql: str) -> None:
+        """Insert what was appended before a statement that may look at it."""
+        if self._outgoing and "antiphon_log" in sql:
+            if self._has_savepoint:
+                self._before_mark += self._outgoing[: self._mark]
+            rows, self._outgoing, self._mark = self._outgoing, [], 0
+            async with self._statement(_OURS):
+                async with self._connection.pipeline():
+                    who = await self._send_unsent()
+                    await self._send_insert(rows)
+                await self._learn(who)
+
+    async def _send_insert(self, rows: list[tuple[Any, ...]]) -> None:
+        """Insert events, from now until the commit as the only one."""
+        await self._connection.execute(query("lock_log").encode(), (self._lock_id,))
+        columns: list[Sequence[Any]] = [list(column) for column in zip(*rows, strict=True)]
+        await self._connection.execute(query("append").encode(), [list(kept(column)) for column in columns])
+
+    async def prepare_commit(self) -> None:
+        """Write what was kept for the end; afterwards it is known what the server calls the transaction."""
+        await self.write_later()
+        if self.transaction is None:
+            async with self._statement(_OURS):
+                if not self._unsent:
+                    self._unsent.append(_WHO)  # a first statement that failed took the answer with it
+                rows, self._outgoing = self._outgoing, []
+                async with self._connection.pipeline():
+                    who = await self._send_unsent()
+                    if rows:
+                        await self._send_insert(rows)
+                await self._learn(who)
+
+    async def commit(self) -> None:
+        """Commit. Raises StoreError; of a connection that is gone, only the server knows what has come of it."""
+        rows, self._outgoing = self._outgoing, []
+        async with self._statement(_OURS):
+            async with self._connection.pipeline():
+                await self._send_unsent()
+                if rows:
+                    await self._send_insert(rows)
+                committed = await self._connection.execute(b"COMMIT")
+            if committed.statusmessage != "COMMIT":
+                raise RolledBack("PostgreSQL has rolled the transaction back", where=self.shown)
+
+    # ------------------------------------------------------------------ settling
+
+    async def _move_cursor(self, lease: Lease, upto_seq: int, done: int, failed: int, now: int) -> None:
+        fenced = (upto_seq, done, failed, now, lease.handler_id, lease.epoch)
+        name = "move_cursor_on" if upto_seq > lease.seq else "move_cursor"
+        if await self.execute(query(name), fenced) != 1:
+            raise LeaseLost("another worker has taken over", where=lease.handler)
+
+    async def open_keys(self, lease: Lease, keys: Iterable[str]) -> frozenset[str]:
+        """Which of *keys* have a delivery that is not over."""
+        wanted = list(keys)
+        if not wanted:
+            return frozenset()
+        rows = await self.fetch_all(query("open_keys"), (lease.handler_id, list(kept(wanted))))
+        return frozenset(as_it_was(key) or "" for (key,) in rows)
+
+    # ------------------------------------------------------------------ its end
+
+    def query(self, name: str) -> str:
+        """The SQL of a named block."""
+        return query(name)
+
+    def wake(self, types: Iterable[str]) -> None:
+        """Wake, once this has committed, whoever listens to one of *types*."""
+        self.types.update(dict.fromkeys(types))
+
+    def end(self) -> None:
+        """Nothing more can be done in this unit."""
+        self._over = self._over or DeclarationError("the unit is over")
+
+    def _check(self) -> None:
+        if self._over is not None:
+            raise self._over

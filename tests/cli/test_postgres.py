@@ -1,0 +1,104 @@
+"""The same commands on stores in a PostgreSQL database: run, publish, status, tail, trace, dead, prune, doctor."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from antiphon.cli.exits import Exit
+from antiphon.cli.main import main
+from tests.cli.kit import antiphon, order, running
+from tests.store.postgres import database
+
+Answer = Callable[..., tuple[int, Any, str]]
+
+#: App -> its stores.
+APPS = {"orders:app": ["store_app"], "orders:apart": ["billing", "counter", "shop", "bus"]}
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """A database; the two apps have schemas of their own in it."""
+    with database() as found:
+        yield found
+
+
+@pytest.fixture(scope="module", params=APPS)
+def at(request: pytest.FixtureRequest, url: str, project: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """An application and its database, in which it handled, refused and gave up on an order each."""
+    app = str(request.param)
+    prefix = app.partition(":")[2]
+    common = ("--data", str(tmp_path_factory.mktemp("data")), "--store", f"{url}?schema={prefix}_")
+    with running(app, *common, "--no-gateway", cwd=project) as runs:
+        for number, cents, lines in (("o1", 100, 2), ("o2", -1, 1), ("o3", 13, 2)):
+            sent = antiphon("publish", app, "Ordered", *common, "--data-json", order(number, cents), cwd=project)
+            assert sent.returncode == 0, sent.stderr
+            for _ in range(lines):
+                runs.line()
+        assert runs.stop() == 0
+    return [app, *common[2:]]
+
+
+def test_status_and_doctor_find_the_stores(at: list[str], answer: Answer, here: Path) -> None:
+    """Each store with its handlers, the bus last; the server is fit."""
+    app, *place = at
+    code, found, _ = answer("status", *place)
+    assert code == Exit.OK
+    prefix = app.partition(":")[2]
+    assert [store["store"] for store in found["stores"]] == [f"{prefix}_{name}" for name in APPS[app]]
+    handlers = {each["handler"]: each for store in found["stores"] for each in store["handlers"]}
+    bill = handlers["billing.bill"]
+    assert (bill["handled"], bill["lag"], bill["counts"]["error"], bill["counts"]["failed"]) == (1, 0, 1, 1)
+    code, found, _ = answer("doctor", *place)
+    assert code == Exit.OK
+    assert {"stores", "server", "synchronous_commit"} <= {check["name"] for check in found["checks"]}
+
+
+def test_events_are_found_and_traced(
+    at: list[str], answer: Answer, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The newest events, and from one of them all that belongs to it."""
+    _, *place = at
+    assert main(["tail", "-n", "50", *place, "--json"]) == Exit.OK
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    ordered = [each for each in events if each["type"] == "Ordered"]
+    assert {each["key"] for each in ordered} == {"ann"}
+    code, found, _ = answer("trace", ordered[0]["id"], *place)
+    assert code == Exit.OK
+    assert [(node["depth"], node["event"]["type"]) for node in found["nodes"]] == [(0, "Ordered"), (1, "Billed")]
+    assert [[each["status"] for each in node["deliveries"]] for node in found["nodes"]] == [["COMPLETED"]] * 2
+
+
+def test_dead_letters_are_found_shown_redriven_and_archived(at: list[str], answer: Answer, here: Path) -> None:
+    """By status, group and text; one runs again, one is set aside, and the dry run says how many there would be."""
+    _, *place = at
+    code, found, _ = answer("dead", "ls", *place)
+    letters = {each["status"]: each for each in found["dead_letters"]}
+    assert (code, set(letters)) == (Exit.OK, {"ERROR", "FAILED"})
+    code, found, _ = answer("dead", "ls", "--text", "UNLUCKY", *place)
+    assert [each["status"] for each in found["dead_letters"]] == ["FAILED"]
+    code, found, _ = answer("dead", "groups", *place)
+    assert [group["count"] for group in found["groups"]] == [1, 1]
+    code, found, _ = answer("dead", "show", letters["FAILED"]["event_id"][:24], *place)
+    assert code == Exit.OK
+    assert len(found["history"]) == 2
+    assert "unlucky" in found["traceback"]
+    code, _, _ = answer("dead", "archive", letters["ERROR"]["event_id"], "--reason", "a test", *place)
+    assert code == Exit.OK
+    code, _, _ = answer("dead", "redrive", letters["FAILED"]["event_id"], *place)
+    assert code == Exit.OK
+    code, found, _ = answer("dead", "ls", *place)
+    assert found["dead_letters"] == []
+
+
+def test_prune_removes_what_nobody_needs(at: list[str], answer: Answer, here: Path) -> None:
+    """What is handled goes; the newest event, and what is owed or not known to be sent, stay."""
+    app, *place = at
+    code, found, _ = answer("prune", "--older-than", "0s", *place)
+    assert code == Exit.OK
+    assert len(found["removed"]) == len(APPS[app])
+    assert app == "orders:apart" or sum(found["removed"].values()) > 0

@@ -1,0 +1,59 @@
+"""The PostgreSQL store and bus keep what the ports promise."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from antiphon.ports import Bus, Clock, Store
+from antiphon.testing.conformance import BUS_CHECKS, STORE_CHECKS, BusCheck, MakeBus, MakeStore, StoreCheck
+from tests.store.postgres import Server, database, name_of
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """A database for all of these tests; each has schemas of its own."""
+    with database() as found:
+        yield found
+
+
+@pytest.fixture
+def make_store(url: str) -> MakeStore:
+    """A store on a schema of the path's name."""
+    from antiphon.store.postgres.connection import address
+    from antiphon.store.postgres.store import PostgresStore
+
+    servers: dict[Path, Server] = defaultdict(Server)
+
+    def make(path: Path, *, clock: Clock, owner: str) -> Store:
+        where = address(url, name_of(path))
+        return PostgresStore(where, clock=clock, owner=owner, server_ms=servers[path].ms(clock))
+
+    return make
+
+
+@pytest.fixture
+def make_bus(url: str) -> MakeBus:
+    """A bus on a schema of the path's name."""
+    from antiphon.store.postgres.bus import PostgresBus
+    from antiphon.store.postgres.connection import address
+
+    def make(path: Path, *, clock: Clock, owner: str) -> Bus:
+        return PostgresBus(address(url, name_of(path)), clock=clock, owner=owner)
+
+    return make
+
+
+@pytest.mark.parametrize("check", STORE_CHECKS, ids=lambda check: check.__name__)
+async def test_store(check: StoreCheck, make_store: MakeStore, tmp_path: Path) -> None:
+    """The promise in the check's own docstring."""
+    await check(make_store, tmp_path)
+
+
+@pytest.mark.parametrize("check", BUS_CHECKS, ids=lambda check: check.__name__)
+async def test_bus(check: BusCheck, make_bus: MakeBus, tmp_path: Path) -> None:
+    """The promise in the check's own docstring."""
+    await check(make_bus, tmp_path)
