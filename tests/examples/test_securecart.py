@@ -430,7 +430,7 @@ async def refunded_by_definition(life: Life) -> None:
     await life.passes(WINDOW)
 
 
-@pytest.mark.parametrize("play", [shipped, refunded, refunded_by_definition])
+@pytest.mark.parametrize("play", [shipped, refunded, pytest.param(refunded_by_definition, marks=pytest.mark.soak)])
 async def test_a_crash_after_any_commit_changes_nothing_at_the_end(monkeypatch: pytest.MonkeyPatch, play: Any) -> None:
     """Whichever service dies after whichever commit: the same end, one charge, one refund, one parcel, one e-mail."""
     async with outside(monkeypatch) as (books, mailbox):

@@ -375,10 +375,16 @@ def steps_are_recorded_with_what_they_did(seen: Evidence) -> Iterator[str]:
         if not store.has_workflows:
             continue
         runs = {run.nr: run for run in store.runs_now()}
+        journal = store.journal_now()
+        asked = {(each.run, each.position) for each in journal if each.kind == Kind.PUBLISH}
         done = {
             (runs[each.run].workflow, runs[each.run].id, *_step_of(each))
-            for each in store.journal_now()
-            if each.kind in _STEPS and each.mark == "DONE" and each.run in runs
+            for each in journal
+            if each.kind in _STEPS
+            and each.mark == "DONE"
+            and each.run in runs
+            # What a request did is undone by another one, not here.
+            and (each.run, _step_of(each)[0]) not in asked
         }
         alive = {(run.workflow, run.id) for run in runs.values()}
         took_effect = {(each.workflow, each.run, each.position, each.is_undo) for each in store.steps}

@@ -91,10 +91,10 @@ def missing_library(name: str) -> DeclarationError:
 
 
 def _steps(query: JSONPath | None) -> Steps | None:
+    if query is None:
+        return ()  # "$" alone needs no library
     from jsonpath.selectors import IndexSelector, NameSelector
 
-    if query is None:
-        return ()
     if not query.singular_query():
         return None
     steps: list[str | int] = []
