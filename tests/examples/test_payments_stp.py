@@ -325,7 +325,7 @@ async def test_the_tables_keep_the_sum_at_zero(tmp_path: Path, statement: str) -
 
 
 def test_check_digits_find_what_is_mistyped() -> None:
-    """One wrong digit, or two neighbours exchanged, make an account number wrong; those of the example's page are right."""
+    """One wrong digit, or two neighbours exchanged, make an account number wrong, and the page's are right."""
     page = (CHECKOUT / "examples" / "payments_stp" / "README.md").read_text(encoding="utf-8")
     assert {account_number(1), merchant_account(0)} == set(re.findall(r"XX\d{2}ANTI\d{10}", page))
     number = account_number(1234567890)
