@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 
 
+EXAMPLES = ("enrollment", "flight_booking", "payments_stp", "securecart")
+
+
 def simulate(*arguments: str) -> tuple[int, dict[str, Any], str]:
     """The exit code, the last line of stdout as JSON, and stderr."""
     command = [sys.executable, "-m", "antiphon", "simulate", *arguments, "--json"]
@@ -22,7 +25,7 @@ def simulate(*arguments: str) -> tuple[int, dict[str, Any], str]:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("example", "seeds", "events"), [("enrollment", 100, 2), ("flight_booking", 100, 2)])
+@pytest.mark.parametrize(("example", "seeds", "events"), [(example, 100, 2) for example in EXAMPLES])
 def test_the_examples_keep_every_promise_in_all_their_worlds(example: str, seeds: int, events: int) -> None:
     """Some hundred worlds with all that can go wrong: none breaks a promise of the engine's or the example's own."""
     code, figures, told = simulate(f"examples.{example}:app", "--seeds", str(seeds), "--events", str(events))
@@ -67,10 +70,10 @@ def test_a_seed_that_is_named_is_run_alone_without_faults_if_none_are_wanted() -
 
 @pytest.mark.soak
 @pytest.mark.timeout(86_400)
-@pytest.mark.parametrize("example", ["enrollment", "flight_booking"])
+@pytest.mark.parametrize("example", EXAMPLES)
 def test_a_hundred_thousand_worlds(example: str) -> None:
-    """50,000 seeds of each example, or as many as ANTIPHON_SOAK_WITHIN (30m by default) allows for each."""
+    """25,000 seeds of each example, or as many as ANTIPHON_SOAK_WITHIN (30m by default) allows for each."""
     within = os.environ.get("ANTIPHON_SOAK_WITHIN", "30m")
-    code, figures, told = simulate(f"examples.{example}:app", "--seeds", "50000", "--events", "10", "--within", within)
+    code, figures, told = simulate(f"examples.{example}:app", "--seeds", "25000", "--events", "10", "--within", within)
     assert (code, figures["violations"]) == (0, 0), told
     assert figures["crashes"] > figures["seeds"] / 2
