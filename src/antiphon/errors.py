@@ -60,7 +60,8 @@ class Reject(AntiphonError):
 
 
 class RolledBack(AntiphonError):
-    """A statement of the user's made SQLite roll back everything (``ON CONFLICT ROLLBACK`` in a table)."""
+    """One event undid its whole batch: a statement of the user's made SQLite roll back everything (``ON CONFLICT
+    ROLLBACK`` in a table), or what moves a workflow on failed when it had written."""
 
 
 class HandlerTimeout(AntiphonError):

@@ -6,7 +6,19 @@ from typing import Any
 
 import pytest
 
-from antiphon import Event, Retry, Service, StepFailed, Transaction, WaitTimedOut, Workflow, minutes, seconds
+from antiphon import (
+    Command,
+    Delivery,
+    Event,
+    Retry,
+    Service,
+    StepFailed,
+    Transaction,
+    WaitTimedOut,
+    Workflow,
+    minutes,
+    seconds,
+)
 from antiphon.errors import ChildFailed
 from antiphon.runtime.workflow.gathering import UNFINISHED
 from tests.runtime.kit import World, running
@@ -222,6 +234,39 @@ async def test_a_signal_is_taken_once_and_the_state_is_shown(tmp_path: Path) -> 
             assert await approve.signal(tx, "approve", {"by": 7}, key="a")
         await world.clock.advance(5)
         assert await said(world) == [[7, {"by": 7}]]
+
+
+async def test_a_request_takes_the_reply_to_it_whoever_caused_that(tmp_path: Path) -> None:
+    """A service that answers two requests when the second is there: each call has its own answer."""
+
+    class Weighed(Event, key="id"):
+        id: str
+        n: int
+
+    class Weigh(Command[Weighed], key="id", to="scales"):
+        id: str
+        n: int
+
+    scales, work = Service("scales"), service()
+    kept: list[tuple[str, int]] = []
+
+    @scales.on(Weigh)
+    async def weigh(asked: Weigh, tx: Transaction, delivery: Delivery) -> Weighed | None:
+        kept.append((delivery.envelope.id, asked.n))
+        if len(kept) == 2:
+            for request_id, n in kept:
+                await tx.reply(request_id, Weighed(asked.id, n))
+        return None
+
+    @work.workflow(awaits=(Weighed,), publishes=(Weigh,))
+    async def process(begun: Begun, wf: Workflow) -> Over:
+        both = await wf.gather(wf.request(Weigh(begun.id, 1), Weighed), wf.request(Weigh(begun.id, 2), Weighed))
+        return Over(begun.id, [each.n for each in both])
+
+    async with running(tmp_path, work, scales, own_stores=True) as world:
+        await world.publish("work", Begun("a"))
+        await world.clock.advance(2)
+        assert await said(world) == [[1, 2]]
 
 
 @pytest.mark.parametrize("outside", [False, True])

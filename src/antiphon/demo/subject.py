@@ -18,6 +18,7 @@ from antiphon.errors import AntiphonError
 #: The examples that have a module ``demo`` with a function ``subject()``, and what the command line says of each.
 EXAMPLES = {
     "flight_booking": "five services that answer each other's events, fed with bookings of real flights",
+    "payments_stp": "payments of real purchases through two services and a ledger, whose processes are killed",
     "securecart": "five services and a workflow that asks them, fed with orders",
 }
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
+from antiphon.errors import RolledBack
 from antiphon.model.envelope import Envelope
 from antiphon.policy.words import describe
 from antiphon.ports import Lease, LoggedEvent, Settled, Starting, Store, Unit
@@ -74,7 +75,8 @@ class BatchRunner:
         self._told = False
 
     async def run(self, lease: Lease, attempts: Sequence[Attempt]) -> Batch:
-        """Handle *attempts* (rows first, then fresh ones, in order). Raises StoreError; then nothing was kept."""
+        """Handle *attempts* (rows first, then fresh ones, in order). Raises StoreError, and RolledBack when one of
+        them cannot be undone by itself; then nothing was kept."""
         batch = Batch(upto_seq=lease.seq)
         manager = self._store.unit()
         unit = await manager.__aenter__()
@@ -183,6 +185,8 @@ class BatchRunner:
             batch.results.append(self._judge.done(attempt))
 
     async def _fail(self, tx: Transaction, attempt: Attempt, error: Exception, batch: Batch) -> None:
+        if tx.unmarked:
+            raise RolledBack(f"it failed when it had written what only the whole batch can undo: {describe(error)}")
         await tx.abandon(error)
         self._set_aside(self._judge.failed(attempt, error), attempt, batch)
         event_id = attempt.event.envelope.id

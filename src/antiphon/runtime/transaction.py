@@ -105,6 +105,7 @@ class Transaction:
         "effects",
         "lease",
         "outgoing",
+        "unmarked",
         "wrote",
     )
 
@@ -130,6 +131,8 @@ class Transaction:
         #: By which an attempt runs outside the batch.
         self.lease: Lease | None = None
         self.wrote = False
+        #: Whether the batch has something of it that cannot be undone by itself.
+        self.unmarked = False
 
     # ------------------------------------------------------------------ for handlers and routes
 
@@ -340,6 +343,7 @@ class Transaction:
     async def unmarked_unit(self) -> Unit:
         """The write transaction, for what cannot be undone by itself: if it fails, so does the whole batch."""
         if self._unit is not None and self._attached and not self._over:
+            self.unmarked = True
             return self._unit
         return await self._begin()
 

@@ -75,7 +75,7 @@ class Worker:
                     raise
                 except RolledBack as error:
                     # One event undoes its neighbours: from now on each has a transaction of its own.
-                    log.error("%s: %s", self.spec.name, error)
+                    log.warning("%s: %s", self.spec.name, error)
                     self._goes_outside = True
                     continue
                 except StoreError as error:

@@ -93,3 +93,16 @@ SELECT l.id AS EVENT_ID, l.request_id AS REQUEST_ID, l.type AS MESSAGE_TYPE,
        antiphon_text(l.data) AS PAYLOAD, l.service AS CREATED_BY,
        antiphon_time(l.time_ms) AS CREATED_DTTM
 FROM antiphon_log AS l WHERE l.request_id IS NOT NULL;
+
+-- Working data: what a process keeps between its steps, a row for each call that a run of a workflow has recorded. STATE is
+-- what the run shows of itself, WORKING_DATA what the call has come to.
+DROP VIEW IF EXISTS antiphon_working_data;
+CREATE VIEW antiphon_working_data AS
+SELECT r.id AS EVENT_ID, r.start_type AS MESSAGE_TYPE, r.workflow AS PROCESS, r.state AS STATUS, r.key AS EVENT_KEY,
+       r.correlation_id AS CORRELATION_ID, antiphon_text(r.user_state) AS STATE, j.kind AS CALL, j.name AS NAME, j.mark AS MARK,
+       j.attempts AS ATTEMPTS, antiphon_text(j.result) AS WORKING_DATA, j.error AS ERROR,
+       h.service AS CREATED_BY, antiphon_time(r.started_ms) AS CREATED_DTTM,
+       h.service AS UPDATED_BY, antiphon_time(coalesce(j.at_ms, r.updated_ms)) AS UPDATED_DTTM
+FROM antiphon_runs AS r
+LEFT JOIN antiphon_handlers AS h ON h.name = r.workflow
+LEFT JOIN antiphon_journal AS j ON j.run = r.nr;

@@ -164,11 +164,15 @@ def _row(nr: int, record: Record) -> tuple[Any, ...]:
 async def put_arrival(
     unit: Unit, workflow: str, event: Envelope, type_: str, correlation_id: str, data: bytes, now_ms: int
 ) -> None:
-    """Keep what *event* brings, as *type_*, for the runs of *correlation_id* or of its key."""
+    """Keep what *event* brings, as *type_*, for the runs of *correlation_id* or of its key.
+
+    Of a reply it is kept which request it answers, even if something else has made the other side give it.
+    """
     key = event.key if type_ == event.type else None
+    because = event.request_id or event.causation_id
     await unit.execute(
         unit.query("put_arrival"),
-        (workflow, event.id, type_, event.version, key, correlation_id, event.causation_id, data, now_ms),
+        (workflow, event.id, type_, event.version, key, correlation_id, because, data, now_ms),
     )
 
 
