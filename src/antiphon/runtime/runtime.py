@@ -87,6 +87,8 @@ class Runtime:
         self.max_payload = max_payload
         self._retention = retention
         self._engine = engine_at(store, data, place_of)
+        if store is not None:
+            _refuse_sessions(self.specs)
         self._place_of = place_of
         self._make_bus = make_bus
         self._solo = Solo()
@@ -343,3 +345,16 @@ class Runtime:
     def workers(self) -> dict[str, Worker]:
         """The workers that run here now, by handler."""
         return {name: worker for steward in self._stewards for name, worker in steward.workers.items()}
+
+
+def _refuse_sessions(specs: Sequence[ServiceSpec]) -> None:
+    """Raise DeclarationError for what asks for an AsyncSession: there is one on SQLite files only."""
+    for spec in specs:
+        asking = [each.name for each in spec.handlers if any(kind == "session" for _, kind in each.parameters)]
+        asking += [each.path for each in spec.routes if any(kind == "session" for _, kind in each.injected)]
+        if asking:
+            raise DeclarationError(
+                "asks for an AsyncSession, which there is on SQLite files only",
+                where=f"{spec.name}: {', '.join(asking)}",
+                mend="Ask for a Transaction, or keep the stores in files",
+            )

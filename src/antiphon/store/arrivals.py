@@ -17,7 +17,7 @@ class Arrivals:
     def __init__(self, store: SqlStore) -> None:
         self._store = store
         self._wakes: dict[str, dict[Callable[[], None], None]] = {}
-        self._seq: int | None = None
+        self._seq = 0
         self._forget: Callable[[], None] | None = None
         self._looking: asyncio.Task[None] | None = None
         self._rung = False
@@ -25,7 +25,7 @@ class Arrivals:
     def watch(self, correlation_id: str, wake: Callable[[], None]) -> Callable[[], None]:
         """Call *wake* when events of *correlation_id* have been committed, by any process; returns the undo."""
         if self._forget is None:
-            self._seq = None
+            self._seq = self._store.reached()
             self._forget = self._store.listen((), self._ring)
         self._wakes.setdefault(correlation_id, {})[wake] = None
 
@@ -49,27 +49,19 @@ class Arrivals:
         try:
             while self._rung:
                 self._rung = False
-                if self._seq is None:
-                    # From where to look is known now; what has come before, those who watch look for themselves.
-                    self._seq = await self._store.head()
-                    self._wake_all()
-                else:
-                    self._rung |= await self._chunk(self._seq)
+                self._rung |= await self._chunk()
         except StoreError:
-            self._wake_all()  # who looks for itself is told what is wrong
+            for wakes in list(self._wakes.values()):  # who looks for itself is told what is wrong
+                for wake in list(wakes):
+                    wake()
         finally:
             self._looking = None
 
-    def _wake_all(self) -> None:
-        for wakes in list(self._wakes.values()):
-            for wake in list(wakes):
-                wake()
-
-    async def _chunk(self, after_seq: int) -> bool:
+    async def _chunk(self) -> bool:
         """Wake for the next rows; whether there may be more."""
         rows = await self._store.fetch_all(
             "SELECT seq, coalesce(correlation_id, id) FROM antiphon_log WHERE seq > ? ORDER BY seq LIMIT ?",
-            (after_seq, _CHUNK),
+            (self._seq, _CHUNK),
         )
         for correlation_id in dict.fromkeys(correlation_id for _, correlation_id in rows):
             for wake in self._wakes.get(correlation_id, ()):

@@ -96,6 +96,10 @@ class SqlStore(ABC):
         """The size of the write-ahead log, if it is this store that keeps it small; else 0."""
 
     @abstractmethod
+    def reached(self) -> int:
+        """A position that the log has reached: the newest, as far as that is known without asking a server."""
+
+    @abstractmethod
     async def read_owed(self, handler_id: int, types: Sequence[str], after_seq: int, limit: int) -> list[LoggedEvent]:
         """The next events of *types* after a position that a handler is owed."""
 

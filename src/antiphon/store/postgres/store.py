@@ -274,6 +274,10 @@ class PostgresStore(SqlStore):
         """The services of every live worker on this schema, this one included, as of the last upkeep."""
         return self._neighbours
 
+    def reached(self) -> int:
+        """The newest position of the log at the last upkeep."""
+        return self._head
+
     async def is_alive(self, owner: str) -> bool:
         """Whether the worker *owner* lives: its connection holds its lock."""
         return any(found == owner for found, _ in await self.rows("live_workers"))

@@ -236,6 +236,10 @@ class SqliteStore(SqlStore):
         """The services of every live worker on this file, this one included, by owner."""
         return self._life.neighbours()
 
+    def reached(self) -> int:
+        """The newest position of the log."""
+        return int(self.read("head")[0][0])
+
     async def is_alive(self, owner: str) -> bool:
         """Whether the worker *owner* lives on this machine."""
         return self.place.is_alive(owner)
