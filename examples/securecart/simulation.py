@@ -114,11 +114,13 @@ def an_account_pays_in_order(look: Look) -> None:
 @app.invariant(at="end")
 def every_order_ends(look: Look) -> None:
     """At rest an order is SHIPPED, FAILED or CANCELLED, the customer knows, and a failed one is a dead letter; unless
-    what moves it on became a dead letter itself."""
+    what moves it on became a dead letter itself, or its undoing did."""
     mailed = {row["order_id"]: row["status"] for row in look.rows("notifications", "SELECT * FROM emails")}
     aside = _dead(look, "orders", "set_aside")
     unmailed = _dead(look, "notifications", "notify")
     held_up = _dead(look, "orders", "fulfil", "fulfil.inbox", "fulfil_by_definition", "fulfil_by_definition.inbox")
+    # Or it waits, visibly, for a person.
+    held_up |= {row[0] for row in look.rows("orders", "SELECT key FROM antiphon_runs WHERE state = 'STUCK'")}
     for row in look.rows("orders", "SELECT order_id, status FROM orders"):
         id_, status = row["order_id"], row["status"]
         if id_ in held_up:

@@ -284,6 +284,10 @@ class Timers(Protocol):
 class Store(Log, Leases, Deliveries, EffectRecords, Timers, Protocol):
     """A service's database: its own tables and the event log. Safe for many tasks of one loop."""
 
+    @property
+    def batch_ms(self) -> int:
+        """For about how long a batch of events may keep a unit open, so that others do not wait much longer."""
+
     async def open(self) -> None:
         """Open or make the database, bring Antiphon's tables up to date. Raises StoreError."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from contextlib import closing
 from decimal import Decimal
@@ -25,6 +26,7 @@ from examples.payments_stp.messages import CURRENCY, ProcessPayment
 from examples.payments_stp.service_c import CREDIT_LIMIT
 from tests.conftest import require
 from tests.examples.crashing import Life, crash_after_every_commit
+from tests.examples.kit import CHECKOUT
 from tests.examples.test_demo import played
 
 pytestmark = pytest.mark.anyio
@@ -323,7 +325,9 @@ async def test_the_tables_keep_the_sum_at_zero(tmp_path: Path, statement: str) -
 
 
 def test_check_digits_find_what_is_mistyped() -> None:
-    """One wrong digit, or two neighbours exchanged, make an account number wrong."""
+    """One wrong digit, or two neighbours exchanged, make an account number wrong, and the page's are right."""
+    page = (CHECKOUT / "examples" / "payments_stp" / "README.md").read_text(encoding="utf-8")
+    assert {account_number(1), merchant_account(0)} == set(re.findall(r"XX\d{2}ANTI\d{10}", page))
     number = account_number(1234567890)
     assert is_valid(number)
     digits = [at for at, character in enumerate(number) if character.isdigit()]

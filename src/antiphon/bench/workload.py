@@ -26,7 +26,7 @@ INSERT INTO totals VALUES (1, 0) ON CONFLICT (id) DO NOTHING;
 """
 BILL = """
 INSERT INTO accounts (id, orders, cents) VALUES (?, 1, ?)
-ON CONFLICT (id) DO UPDATE SET orders = orders + 1, cents = cents + excluded.cents
+ON CONFLICT (id) DO UPDATE SET orders = accounts.orders + 1, cents = accounts.cents + excluded.cents
 """
 COUNT = "UPDATE totals SET billed = billed + 1 WHERE id = 1"
 

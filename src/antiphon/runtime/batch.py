@@ -19,8 +19,6 @@ from antiphon.runtime.transaction import Publisher, Transaction
 
 log = logging.getLogger("antiphon.worker")
 
-# A batch takes the writer for about this long, so that nobody else waits much longer.
-BATCH_MS = 10
 _LOOK_AT_CLOCK_EVERY = 8
 
 
@@ -122,7 +120,7 @@ class BatchRunner:
             raise
 
     async def _handle_all(self, unit: Unit, attempts: Sequence[Attempt], batch: Batch) -> None:
-        deadline = self._store.store_ms() + BATCH_MS
+        deadline = self._store.store_ms() + self._store.batch_ms
         for count, attempt in enumerate(attempts, 1):
             if batch.blocked and self._waits(attempt, batch):
                 continue

@@ -26,6 +26,9 @@ class SqlStore(ABC):
     live here, by service name.
     """
 
+    #: For about how long a batch of events may keep a unit open.
+    batch_ms = 10
+
     def __init__(
         self, name: str, where: str, *, clock: Clock, owner: str, tables: dict[str, str] | None = None
     ) -> None:

@@ -44,6 +44,9 @@ class PostgresStore(SqlStore):
     *server_ms* stands in for the server's clock, where time is a test's own.
     """
 
+    #: Nobody waits for a unit of another's; what it has locked of the service's rows, it keeps for so long.
+    batch_ms = 200
+
     def __init__(
         self,
         where: Address,
