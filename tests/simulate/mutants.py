@@ -26,7 +26,7 @@ from antiphon.gateway import idempotency
 from antiphon.model.delivery import DeadLetter, RetryAt, Status
 from antiphon.model.envelope import Envelope
 from antiphon.model.workflows import Kind, Mark, Record
-from antiphon.policy.compensation import to_undo
+from antiphon.policy.undoing import to_undo
 from antiphon.ports import PUBLISHED, RECEIVED, Lease, Settled
 from antiphon.runtime import effects
 from antiphon.runtime.attempt import Attempt, Judge

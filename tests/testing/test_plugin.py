@@ -159,6 +159,7 @@ def test_in_world_takes_what_is_given_by_position() -> None:
 
     @in_world(Shop().app)
     async def test_it(name: str, world: World, cents: int) -> None:
+        """Note what it is given."""
         seen.append((name, world, cents))
 
     test_it("a", 1)

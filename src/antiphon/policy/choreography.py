@@ -13,7 +13,7 @@ from antiphon.model.commands import OUTCOMES
 from antiphon.model.events import EventType
 from antiphon.model.handlers import HandlerSpec, RouteSpec, ScheduleSpec, ServiceSpec
 from antiphon.model.retry import milliseconds
-from antiphon.policy import compensating
+from antiphon.policy import uncompensated
 from antiphon.policy.bodies import Body, read_body
 from antiphon.policy.signatures import may_publish_nothing
 from antiphon.policy.words import span
@@ -263,7 +263,7 @@ def _outside_without_retry(parts: list[_Part]) -> Iterator[Finding]:
 
 def _uncompensated(parts: list[_Part], events: Mapping[str, Node]) -> Iterator[Finding]:
     failures = [event for event, node in events.items() if is_failure(node.label)]
-    for failure, failing, step in compensating.left_done(_steps(parts), failures):
+    for failure, failing, step in uncompensated.left_done(_steps(parts), failures):
         label, place = events[failure].label, next(part.node.source for part in parts if _name(part) == failing.name)
         yield Finding(
             severity="warning",
@@ -277,7 +277,7 @@ def _uncompensated(parts: list[_Part], events: Mapping[str, Node]) -> Iterator[F
 
 def _never_triggered(parts: list[_Part]) -> Iterator[Finding]:
     sources = {_name(part): part.node.source for part in parts}
-    for step in compensating.never_triggered(_steps(parts)):
+    for step in uncompensated.never_triggered(_steps(parts)):
         yield Finding(
             severity="warning",
             code="never-triggered",
@@ -288,7 +288,7 @@ def _never_triggered(parts: list[_Part]) -> Iterator[Finding]:
         )
 
 
-def _steps(parts: list[_Part]) -> list[compensating.Step]:
+def _steps(parts: list[_Part]) -> list[uncompensated.Step]:
     def outcomes(part: _Part) -> tuple[str, ...]:
         """What a command's handler leads to besides what it publishes: it may be refused, or answer too late."""
         takes_command = part.spec is not None and any(each.target is not None for each in part.spec.types)
@@ -299,7 +299,7 @@ def _steps(parts: list[_Part]) -> list[compensating.Step]:
         return tuple(name if (name := event.rpartition(":")[2]) in _OUTCOMES else event for event in events)
 
     return [
-        compensating.Step(
+        uncompensated.Step(
             _name(part),
             plain(part.takes),
             (*plain(part.publishes), *outcomes(part)),

@@ -8,7 +8,7 @@ from antiphon.errors import DeclarationError
 from antiphon.model.commands import Refused
 from antiphon.model.events import event_type_of
 from antiphon.model.workflows import Kind, Mark, Record
-from antiphon.policy.compensation import to_undo
+from antiphon.policy.undoing import to_undo
 from antiphon.runtime.workflow.attempting import Attempt, carry_out
 from antiphon.runtime.workflow.steps import callee, write
 from antiphon.runtime.workflow.turn import BRANCH, Taken, Turn, Undoable, UndoableRequest
