@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-
 EXAMPLES = ("enrollment", "flight_booking", "payments_stp", "securecart")
 
 
