@@ -43,15 +43,7 @@ def who_is_enrolled_has_points(look: Look) -> None:
 @app.invariant(at="end")
 def every_enrollment_is_answered(look: Look) -> None:
     """Nobody stays PENDING, unless an event of theirs became a dead letter."""
-    dead = {
-        row["key"]
-        for service in app.services
-        for row in look.rows(
-            service,
-            "SELECT l.key FROM antiphon_deliveries AS d JOIN antiphon_log AS l ON l.seq = d.seq "
-            "WHERE d.status IN ('ERROR', 'FAILED')",
-        )
-    }
+    dead = look.dead_keys()
     for row in look.rows("customer", "SELECT customer_id, plan, status FROM customers"):
         wanted = "UNENROLLED" if bonus_of(row["plan"]) is None else "ENROLLED"
         assert row["status"] == wanted or row["customer_id"] in dead, f"{row['customer_id']} is {row['status']}"

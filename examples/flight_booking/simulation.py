@@ -64,15 +64,7 @@ def who_is_cancelled_has_the_money(look: Look) -> None:
 @app.invariant(at="end")
 def every_booking_ends(look: Look) -> None:
     """At rest a booking is TICKETED or CANCELLED, unless one of its events became a dead letter."""
-    dead = {
-        row["key"]
-        for service in app.services
-        for row in look.rows(
-            service,
-            "SELECT l.key FROM antiphon_deliveries AS d JOIN antiphon_log AS l ON l.seq = d.seq "
-            "WHERE d.status IN ('ERROR', 'FAILED')",
-        )
-    }
+    dead = look.dead_keys()
     mailed = {row["booking_id"] for row in look.rows("notification", "SELECT booking_id FROM emails")}
     for row in look.rows("booking", "SELECT booking_id, status FROM bookings"):
         if row["booking_id"] in dead:

@@ -75,15 +75,7 @@ def nobody_is_told_twice(look: Look) -> None:
 @app.invariant(at="end")
 def every_payment_is_answered(look: Look) -> None:
     """At rest both channels know of each payment, and A keeps none; unless one of its messages is a dead letter."""
-    dead = {
-        row["key"]
-        for service in app.services
-        for row in look.rows(
-            service,
-            "SELECT l.key FROM antiphon_deliveries AS d JOIN antiphon_log AS l ON l.seq = d.seq "
-            "WHERE d.status IN ('ERROR', 'FAILED')",
-        )
-    }
+    dead = look.dead_keys()
     advised = {row["payment_id"] for row in look.rows("downstream", "SELECT payment_id FROM advices")}
     kept = {row["payment_id"] for row in look.rows("service_a", "SELECT payment_id FROM working_data")}
     for row in look.rows("upstream", "SELECT payment_id, status FROM payments"):

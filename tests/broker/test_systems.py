@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
-import httpx
 import pytest
 
 from antiphon.demo.audit import audit
-from antiphon.demo.chance import Chance
 from antiphon.testing.conformance.engines import Engine, named_bus
 from examples.enrollment import app as enrollment
 from examples.flight_booking import app
@@ -19,7 +16,15 @@ from examples.flight_booking.demo import subject
 from tests.broker.engines import on_each, required
 from tests.broker.proxy import line_to
 from tests.broker.servers import server_of
-from tests.examples.kit import in_a_process_each, in_one_process, mail_server, shown
+from tests.examples.kit import (
+    ENDS_OF_ENROLLMENTS,
+    all_ended,
+    booked,
+    ends_of_enrollments,
+    in_a_process_each,
+    in_one_process,
+    mail_server,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -42,13 +47,7 @@ async def test_enrollment_in_a_process_for_each_service(
     """Services that share nothing but the broker enroll a customer, and take back what got no bonus."""
     monkeypatch.setenv("ANTIPHON_BUS", url)
     async with in_a_process_each("examples.enrollment:app", ["customer", "transaction"], tmp_path) as client:
-        ends = {}
-        for plan in ("gold", "basic"):
-            body = {"name": "Ada Lovelace", "email": "ada@example.com", "plan": plan}
-            customer = (await client.post("/enrollments", json=body)).raise_for_status().json()["customer_id"]
-            seen = await shown(client, f"/customers/{customer}", lambda seen: seen["status"] != "PENDING")
-            ends[plan] = (seen["status"], seen["points"])
-    assert ends == {"gold": ("ENROLLED", 500), "basic": ("UNENROLLED", 0)}
+        assert await ends_of_enrollments(client) == ENDS_OF_ENROLLMENTS
 
 
 @on_each
@@ -72,28 +71,19 @@ async def bookings_come_to_their_ends(
     url: str, data: Path, monkeypatch: pytest.MonkeyPatch, break_it: Step, mend_it: Step
 ) -> None:
     """Book, before the broker breaks and while it is broken, several times; then look into the databases."""
-    booked = subject()
+    bookings = subject()
     accepted: list[str] = []
+    each = BOOKINGS // CUTS // 2
     async with mail_server() as (mailbox, port):
         monkeypatch.setenv("SMTP_HOST", "127.0.0.1")
         monkeypatch.setenv("SMTP_PORT", str(port))
         async with in_one_process(app, data, url) as client:
             for cut in range(CUTS):
-                accepted += await book(client, cut * BOOKINGS // CUTS, BOOKINGS // CUTS // 2)
+                accepted += await booked(client, bookings, 2 * cut * each, each)
                 await break_it()
-                accepted += await book(client, cut * BOOKINGS // CUTS + 100, BOOKINGS // CUTS // 2)
+                accepted += await booked(client, bookings, (2 * cut + 1) * each, each)
                 await mend_it()
-            for booking in accepted:
-                await shown(client, f"/bookings/{booking}", lambda seen: seen["status"] in booked.ends)
-            tickets = [(await client.get(f"/bookings/{each}")).json()["status"] for each in accepted].count("TICKETED")
-            await mailbox.holding(tickets)
-    found = audit(booked, data, accepted, Counter(str(message["Message-ID"]) for message in mailbox.messages))
+            await mailbox.holding((await all_ended(client, bookings, accepted))["TICKETED"])
+    found = audit(bookings, data, accepted, Counter(str(message["Message-ID"]) for message in mailbox.messages))
     assert found.findings == {}
     assert len(accepted) == BOOKINGS
-
-
-async def book(client: httpx.AsyncClient, first: int, count: int) -> list[str]:
-    """Post *count* bookings at once; the ids of what was accepted, which is all of them."""
-    bodies = [subject().request(Chance(1), number) for number in range(first, first + count)]
-    answers = await asyncio.gather(*(client.post("/bookings", json=body) for body in bodies))
-    return [answer.raise_for_status().json()["booking_id"] for answer in answers]

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from email import message_from_bytes
@@ -18,6 +19,8 @@ import httpx
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from antiphon import App
+from antiphon.demo.chance import Chance
+from antiphon.demo.subject import Subject
 from antiphon.gateway.application import serve
 
 CHECKOUT = Path(__file__).parents[2]
@@ -86,6 +89,42 @@ async def shown(client: httpx.AsyncClient, path: str, ready: Callable[[Any], boo
                     return found
     except TimeoutError:
         raise AssertionError(f"{path} still shows {found}") from None
+
+
+async def ends_of_enrollments(client: httpx.AsyncClient) -> dict[str, tuple[str, int]]:
+    """Enroll a customer in a plan with a bonus and one in a plan without: the status and points of each at the end."""
+    ends = {}
+    for plan in ("gold", "basic"):
+        body = {"name": "Ada Lovelace", "email": "ada@example.com", "plan": plan}
+        customer = (await client.post("/enrollments", json=body)).raise_for_status().json()["customer_id"]
+        seen = await shown(client, f"/customers/{customer}", lambda seen: seen["status"] != "PENDING")
+        ends[plan] = (seen["status"], seen["points"])
+    return ends
+
+
+ENDS_OF_ENROLLMENTS = {"gold": ("ENROLLED", 500), "basic": ("UNENROLLED", 0)}
+
+
+async def booked(client: httpx.AsyncClient, subject: Subject, first: int, count: int) -> list[str]:
+    """Post the requests of *subject* from *first* on at once, each again until it is accepted: 503 says that it may
+    be. Their ids."""
+
+    async def one(number: int) -> str:
+        body, headers = subject.request(Chance(1), number), {"Idempotency-Key": f"request-{number}"}
+        while True:
+            answer = await client.post(subject.path, json=body, headers=headers)
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                return str(answer.raise_for_status().json()[subject.id_field])
+
+    return await asyncio.gather(*(one(number) for number in range(first, first + count)))
+
+
+async def all_ended(client: httpx.AsyncClient, subject: Subject, accepted: Sequence[str]) -> Counter[str]:
+    """How many of what was *accepted* have come to which end, once all have."""
+    seen = [
+        await shown(client, f"{subject.path}/{each}", lambda seen: seen["status"] in subject.ends) for each in accepted
+    ]
+    return Counter(each["status"] for each in seen)
 
 
 class Mailbox:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from antiphon.demo.audit import UNITED, questions
-from antiphon.demo.chance import Chance
 from examples.flight_booking import app
 from examples.flight_booking.demo import subject
-from tests.examples.kit import in_a_process_each, in_one_process, mail_server, shown
+from tests.examples.kit import (
+    ENDS_OF_ENROLLMENTS,
+    all_ended,
+    booked,
+    ends_of_enrollments,
+    in_a_process_each,
+    in_one_process,
+    mail_server,
+)
 from tests.store.postgres import database
 
 pytestmark = pytest.mark.anyio
@@ -36,13 +41,7 @@ async def test_enrollment_in_a_process_for_each_service(
     """Services that share nothing but the database server enroll a customer, and take back what got no bonus."""
     monkeypatch.setenv("ANTIPHON_STORE", url)
     async with in_a_process_each("examples.enrollment:app", ["customer", "transaction"], tmp_path) as client:
-        ends = {}
-        for plan in ("gold", "basic"):
-            body = {"name": "Ada Lovelace", "email": "ada@example.com", "plan": plan}
-            customer = (await client.post("/enrollments", json=body)).raise_for_status().json()["customer_id"]
-            seen = await shown(client, f"/customers/{customer}", lambda seen: seen["status"] != "PENDING")
-            ends[plan] = (seen["status"], seen["points"])
-    assert ends == {"gold": ("ENROLLED", 500), "basic": ("UNENROLLED", 0)}
+        assert await ends_of_enrollments(client) == ENDS_OF_ENROLLMENTS
     assert not list(tmp_path.glob("*.db"))
 
 
@@ -50,37 +49,20 @@ async def test_flight_booking_with_every_connection_broken(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server ends all connections again and again while bookings are on their way: each comes to its one end."""
-    booked = subject()
+    bookings = subject()
     accepted: list[str] = []
     async with mail_server() as (mailbox, port):
         monkeypatch.setenv("SMTP_HOST", "127.0.0.1")
         monkeypatch.setenv("SMTP_PORT", str(port))
         async with in_one_process(app, tmp_path, store=url) as client:
             for part in range(BREAKS):
-                first = part * BOOKINGS // BREAKS
-                accepted += await book(client, first, BOOKINGS // BREAKS)
+                accepted += await booked(client, bookings, part * BOOKINGS // BREAKS, BOOKINGS // BREAKS)
                 assert asked(url, "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity" + OTHERS) > 0
-            for booking in accepted:
-                await shown(client, f"/bookings/{booking}", lambda seen: seen["status"] in booked.ends)
-            tickets = [(await client.get(f"/bookings/{each}")).json()["status"] for each in accepted].count("TICKETED")
-            await mailbox.holding(tickets)
+            await mailbox.holding((await all_ended(client, bookings, accepted))["TICKETED"])
     received = Counter(str(message["Message-ID"]) for message in mailbox.messages)
     answers = audit(url, accepted, received)
     assert {finding: count for finding, count in answers.items() if ": " in finding and count} == {}
     assert answers["accepted"] == answers["ticketed"] + answers["cancelled"] == BOOKINGS
-
-
-async def book(client: httpx.AsyncClient, first: int, count: int) -> list[str]:
-    """Post *count* bookings at once, each again until it is accepted: 503 says that it may be."""
-
-    async def one(number: int) -> str:
-        headers = {"Idempotency-Key": f"booking-{number}"}
-        while True:
-            answer = await client.post("/bookings", json=subject().request(Chance(1), number), headers=headers)
-            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
-                return str(answer.raise_for_status().json()["booking_id"])
-
-    return await asyncio.gather(*(one(number) for number in range(first, first + count)))
 
 
 OTHERS = " WHERE datname = current_database() AND pid <> pg_backend_pid()"

@@ -18,6 +18,9 @@ class Look(Protocol):
     def value(self, service: str, sql: str, *parameters: Any) -> Any:
         """The first column of the first row, or None."""
 
+    def dead_keys(self) -> set[str | None]:
+        """The keys of all events that some handler of any service has as a dead letter."""
+
     def outside(self, host: str, port: int) -> Mapping[str, Any]:
         """What the stand-in at an address remembers: the dict that its function was given."""
 

@@ -39,11 +39,18 @@ def catalogue() -> dict[str, str]:
     return dict(sorted({**asked, **ELSEWHERE}.items()))
 
 
+_DEAD_KEYS = (
+    "SELECT l.key FROM antiphon_deliveries AS d JOIN antiphon_log AS l ON l.seq = d.seq "
+    "WHERE d.status IN ('ERROR', 'FAILED')"
+)
+
+
 class CommittedLook:
     """What the application's own invariants see (``antiphon.Look``)."""
 
-    def __init__(self, reads: Reads, outside: Outside) -> None:
+    def __init__(self, reads: Reads, services: Sequence[str], outside: Outside) -> None:
         self._reads = reads
+        self._services = services
         self._outside = outside
 
     def rows(self, service: str, sql: str, *parameters: Any) -> Sequence[Any]:
@@ -54,6 +61,10 @@ class CommittedLook:
         """The first column of the first row, or None."""
         rows = self._reads.rows(service, sql, *parameters)
         return rows[0][0] if rows else None
+
+    def dead_keys(self) -> set[str | None]:
+        """The keys of all events that some handler has as a dead letter."""
+        return {row[0] for service in self._services for row in self._reads.rows(service, _DEAD_KEYS)}
 
     def outside(self, host: str, port: int) -> Mapping[str, Any]:
         """What the stand-in at an address remembers."""
@@ -76,7 +87,7 @@ class Inspector:
         self._app = app
         self._ledger = ledger
         self._history = History(reads, stores, bus=app.own_stores)
-        self._look = CommittedLook(reads, outside or {})
+        self._look = CommittedLook(reads, services, outside or {})
         self._found: list[Violation] = []
         self.seen = Evidence(app, ledger, self._history, store_ms)
         ledger.on_death.append(self._died)
