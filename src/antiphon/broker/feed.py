@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -101,7 +102,7 @@ def type_of(event: LoggedEvent) -> str:
     return event.envelope.type
 
 
-class Feeds:
+class Feeds(ABC):
     """What all buses (``ports.Bus``) at a server have in common: above all, receiving. Errors call it *where*."""
 
     def __init__(self, where: str) -> None:
@@ -134,18 +135,18 @@ class Feeds:
 
         return undo
 
+    @abstractmethod
     async def destroy(self, receivers: Iterable[str]) -> None:
         """Remove the bus of these receivers from its server, with all that it holds. Raises BusError."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def _fill(self, feed: Feed) -> None:
         """Put what comes into *feed*, from its position on, until it is cancelled or the connection breaks."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def _newest(self) -> int:
         """The position of the newest event, up to which a receiver has to read to know that there is none. Raises
         BusError."""
-        raise NotImplementedError
 
     def _wake(self) -> None:
         for wake in list(self._wakes.values()):
