@@ -34,6 +34,8 @@ class Feed:
         self.types = frozenset(after)
         #: The position up to which the bus has been read.
         self.position = self._taken = min(after.values())
+        #: The highest of its positions.
+        self.highest = max(after.values())
         self._waiting: deque[LoggedEvent | Unreadable] = deque()
         self._wake = wake
         self._room = asyncio.Event()

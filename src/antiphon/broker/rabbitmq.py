@@ -15,11 +15,11 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiormq
 from aiormq.abc import AbstractChannel, AbstractConnection, DeliveredMessage
-from aiormq.exceptions import AMQPError
+from aiormq.exceptions import AMQPError, ChannelInvalidStateError
 from pamqp.commands import Basic
 
 from antiphon.broker.feed import AGAIN, Feed, Feeds
@@ -34,6 +34,16 @@ _PREFIXES = ("cloudEvents:", "cloudEvents_")
 _PERSISTENT = 2
 #: From this version on, a queue drops what came back twenty times unless it is told not to.
 _LIMITS_DELIVERIES = 4
+_ERRORS = (AMQPError, ChannelInvalidStateError)
+_JUMP = 1 << 32
+
+
+class _Open(NamedTuple):
+    """A message that is not acknowledged: its number, the broker's *tag*, whether the receiver has no use for it."""
+
+    seq: int
+    tag: int
+    is_skipped: bool
 
 
 class RabbitBus(Feeds):
@@ -50,7 +60,9 @@ class RabbitBus(Feeds):
         self._publishing: AbstractChannel | None = None
         self._connecting = asyncio.Lock()
         # What came to each receiver and was not acknowledged: its number, and the broker's.
-        self._open: dict[str, deque[tuple[int, int]]] = {}
+        self._open: dict[str, deque[_Open]] = {}
+        # Where each receiver was at its last look, and the number of the last message that it was given then.
+        self._given: dict[str, tuple[dict[str, int] | None, int]] = {}
         self._channels: dict[str, AbstractChannel] = {}
 
     async def open(self) -> None:
@@ -67,7 +79,7 @@ class RabbitBus(Feeds):
     async def expect(self, receivers: Mapping[str, Sequence[str]]) -> None:
         """Make the exchange, and a queue for each receiver, bound to its types. Raises BusError."""
         channel = await self._channel()
-        async with self._translated("cannot make the queues", AMQPError):
+        async with self._translated("cannot make the queues", *_ERRORS):
             await channel.exchange_declare(exchange=self._exchange, exchange_type="topic", durable=True)
             for receiver, types in receivers.items():
                 queue = self._queue(receiver)
@@ -78,7 +90,7 @@ class RabbitBus(Feeds):
     async def send(self, sender: str, after_seq: int, upto_seq: int, events: Sequence[Envelope]) -> int:
         """Publish all of *events*; returns when every queue holds each. Raises BusError."""
         channel = await self._channel()
-        async with self._translated("has not confirmed", AMQPError):
+        async with self._translated("has not confirmed", *_ERRORS):
             # In order: a channel takes one after the other, in the order in which they were begun.
             confirms = await asyncio.gather(*(self._publish(channel, event) for event in events))
         if refused := [each for each in confirms if not isinstance(each, Basic.Ack)]:
@@ -91,14 +103,38 @@ class RabbitBus(Feeds):
 
     async def receive(self, receiver: str, after: Mapping[str, int], limit: int) -> Sequence[LoggedEvent | Unreadable]:
         """Acknowledge what lies before *after*, which the receiver has; what comes next. Raises BusError."""
+        before, last = self._given.get(receiver, (None, -1))
+        if before is None or dict(after) == before or set(after.values()) == {last}:
+            await self._acknowledge(receiver, -1 if dict(after) == before else last)
+        else:
+            # It begins anew, from a position that was not reached here: what these numbers stood for is not known to
+            # be in its store.
+            await self._begin_anew(receiver)
+        try:
+            found = await super().receive(receiver, after, limit)
+        except BusError:
+            await self._begin_anew(receiver)
+            raise
+        self._given[receiver] = dict(after), found[-1].seq if found else last
+        return found
+
+    async def _acknowledge(self, receiver: str, upto: int) -> None:
+        """Acknowledge what has a number up to *upto*, and what is not for this receiver."""
         taken = 0
-        unconfirmed = self._open.setdefault(receiver, deque())
-        while unconfirmed and unconfirmed[0][0] <= min(after.values()):
-            taken = unconfirmed.popleft()[1]
+        unconfirmed = self._open.get(receiver, deque())
+        while unconfirmed and (unconfirmed[0].seq <= upto or unconfirmed[0].is_skipped):
+            taken = unconfirmed.popleft().tag
         if taken:
-            async with self._translated("cannot take an acknowledgement", AMQPError):
+            async with self._translated("cannot take an acknowledgement", *_ERRORS):
                 await self._channels[receiver].basic_ack(taken, multiple=True)
-        return await super().receive(receiver, after, limit)
+
+    async def _begin_anew(self, receiver: str) -> None:
+        """Give back what was not acknowledged: it comes again, under new numbers."""
+        self._given.pop(receiver, None)
+        self._open.pop(receiver, None)
+        feed = self._feeds.pop(receiver, None)
+        if feed is not None:
+            await feed.close()
 
     async def report(self, receiver: str, seq: int) -> None:
         """Nothing: what was taken has been acknowledged."""
@@ -106,7 +142,7 @@ class RabbitBus(Feeds):
     async def destroy(self, receivers: Iterable[str]) -> None:
         """Remove the exchange and the queues of *receivers*, with all that they hold. Raises BusError."""
         channel = await self._channel()
-        async with self._translated("cannot be removed", AMQPError):
+        async with self._translated("cannot be removed", *_ERRORS):
             for receiver in receivers:
                 await channel.queue_delete(self._queue(receiver))
             await channel.exchange_delete(self._exchange)
@@ -121,7 +157,7 @@ class RabbitBus(Feeds):
             return self._publishing
 
     async def _new_channel(self) -> AbstractChannel:
-        async with self._translated("cannot be reached", AMQPError):
+        async with self._translated("cannot be reached", *_ERRORS):
             if self._connection is None or self._connection.is_closed:
                 self._connection = await aiormq.connect(self._url)
             return await self._connection.channel(publisher_confirms=True)
@@ -156,8 +192,10 @@ class RabbitBus(Feeds):
         await self._channel()
         channel = self._channels[feed.receiver] = await self._new_channel()
         unconfirmed = self._open[feed.receiver] = deque()
+        # Beyond all of the receiver's positions, and by chance: the numbers of two processes never agree.
+        feed.position = feed.highest + 1 + int(self._clock.random() * _JUMP)
         came: asyncio.Queue[DeliveredMessage | None] = asyncio.Queue()
-        async with self._translated("cannot be consumed", AMQPError):
+        async with self._translated("cannot be consumed", *_ERRORS):
             await channel.basic_qos(prefetch_count=_PREFETCH)
             await channel.basic_consume(self._queue(feed.receiver), came.put)
         # The channel's own future must not be cancelled with this task.
@@ -166,8 +204,10 @@ class RabbitBus(Feeds):
             while (message := await came.get()) is not None:
                 event = self._event(feed.position + 1, message, feed.types)
                 seq = feed.position + (event is not None)
-                unconfirmed.append((seq, message.delivery_tag or 0))
+                unconfirmed.append(_Open(seq, message.delivery_tag or 0, event is None))
                 await feed.put(seq, event)
+                if event is None:
+                    self._wake()
             raise BusError("the connection was lost", where=self._where, mend=AGAIN)
         finally:
             if not channel.is_closed:
