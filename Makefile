@@ -50,7 +50,9 @@ peers: $(DEMO_READY) ## measure beside Celery, FastStream and others (ARGS="--qu
 soak: $(DEV_READY) ## the long tests, bounded
 	@$(BIN)/python -m pytest -m soak --timeout 3600 $(ARGS)
 
-lock: $(DEV_READY) ## resolve requirements.lock and the peers' again (ARGS="--upgrade")
+# Not after setup: an environment cannot be made of pins that contradict pyproject.toml.
+lock: | $(BIN)/python ## resolve requirements.lock and the peers' again (ARGS="--upgrade")
+	@test -x $(BIN)/uv || $(INSTALL) uv
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --all-extras \
 	    --custom-compile-command "make lock" -o requirements.lock $(ARGS) pyproject.toml
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 -c requirements.lock \
