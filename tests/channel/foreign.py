@@ -15,7 +15,7 @@ from pamqp.commands import Basic
 
 from antiphon.testing.conformance.engines import ENGINES
 from tests.channel.kit import body
-from tests.conftest import require
+from tests.servers import url_of
 
 
 class Foreign(ABC):
@@ -56,10 +56,7 @@ class Foreign(ABC):
 
 async def listening(name: str) -> str:
     """The URL of a server on its standard port. Skips the test where there is none."""
-    engine = next(each for each in ENGINES if each.name == name)
-    assert engine.url is not None
-    require(name, await engine.listens())
-    return engine.url
+    return await url_of(next(each for each in ENGINES if each.name == name))
 
 
 class RabbitMQ(Foreign):

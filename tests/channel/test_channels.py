@@ -11,7 +11,7 @@ import pytest
 
 from antiphon.demo.fleet import Fleet
 from antiphon.runtime.runtime import Runtime
-from tests.broker.proxy import line_to
+from antiphon.testing.line import line_to
 from tests.channel.foreign import FOREIGN, Foreign, foreign
 from tests.channel.kit import environment, once_by_id, once_in_order, relay_app, seen_at, seen_in, until
 
