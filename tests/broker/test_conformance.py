@@ -44,10 +44,10 @@ def test_the_command_counts_what_passes_and_what_is_not_there(capsys: pytest.Cap
     assert list(found) == ["sqlite", "nats"]
     assert found["sqlite"].pop("passed") > 50
     assert found["sqlite"] == {"failed": 0, "skipped": 0}
-    assert found["nats"] == {"passed": 0, "failed": 0, "skipped": len(bus_checks(frozenset({"rereads"})))}
+    assert found["nats"] == {"passed": 0, "failed": 0, "skipped": len(bus_checks(frozenset({"order", "rereads"})))}
 
 
 def test_an_engine_that_nobody_knows(capsys: pytest.CaptureFixture[str]) -> None:
     """The error names those that there are."""
     assert main(["conformance", "--engine", "abacus"]) == 2
-    assert "There are: sqlite, postgres, nats, redis, rabbitmq, sqs" in capsys.readouterr().err
+    assert "There are: sqlite, postgres, nats, redis, rabbitmq, sqs, sqs-standard" in capsys.readouterr().err
