@@ -22,6 +22,7 @@ _BUSES = {
     "amqp": ("rabbitmq", "RabbitBus", "rabbitmq"),
     "amqps": ("rabbitmq", "RabbitBus", "rabbitmq"),
     "sqs": ("sqs", "SqsBus", "aws"),
+    "eventbridge": ("eventbridge", "EventBridgeBus", "aws"),
 }
 _NAME = re.compile(r"[a-z0-9_]{1,64}")
 

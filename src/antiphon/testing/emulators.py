@@ -51,6 +51,12 @@ class MiniStackUnordered(MiniStack):
     options = "?order=none"
 
 
+class MiniStackEventBridge(MiniStackUnordered):
+    """Its event buses."""
+
+    scheme = "eventbridge"
+
+
 class Moto(MiniStack):
     """Moto's server."""
 

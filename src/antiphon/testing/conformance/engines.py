@@ -28,7 +28,7 @@ from antiphon.testing.conformance.places import (
 )
 from antiphon.testing.conformance.talking import TALKING_CHECKS
 from antiphon.testing.conformance.timers import TIMER_CHECKS
-from antiphon.testing.emulators import MiniStack, MiniStackUnordered
+from antiphon.testing.emulators import MiniStack, MiniStackEventBridge, MiniStackUnordered
 from antiphon.testing.servers import NatsServer, PostgresServer, RabbitServer, RedisServer, Server, listens_at, running
 
 #: Everything that a store promises, from the log upwards.
@@ -132,6 +132,7 @@ ENGINES = (
     Engine("rabbitmq", "amqp://guest:guest@127.0.0.1:5672", frozenset({"order"}), RabbitServer),
     Engine("sqs", "sqs://127.0.0.1:4566", frozenset({"order"}), MiniStack),
     Engine("sqs-standard", "sqs://127.0.0.1:4566?order=none", frozenset(), MiniStackUnordered),
+    Engine("eventbridge", "eventbridge://127.0.0.1:4566?order=none", frozenset(), MiniStackEventBridge),
 )
 
 
