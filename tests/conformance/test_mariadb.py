@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from antiphon.ports import Bus, Clock, Store
+from antiphon.testing.clock import ServerTime
 from antiphon.testing.conformance import BUS_CHECKS, STORE_CHECKS, BusCheck, MakeBus, MakeStore, StoreCheck
 from tests.store.mariadb import databases
-from tests.store.postgres import Server, name_of
+from tests.store.postgres import name_of
 
 pytestmark = pytest.mark.anyio
 
@@ -27,7 +28,7 @@ def make_store(url: str) -> MakeStore:
     from antiphon.store.mariadb.connection import address
     from antiphon.store.mariadb.store import MariaStore
 
-    servers: dict[Path, Server] = defaultdict(Server)
+    servers: dict[Path, ServerTime] = defaultdict(ServerTime)
 
     def make(path: Path, *, clock: Clock, owner: str) -> Store:
         where = address(url, name_of(path))

@@ -1,4 +1,4 @@
-"""A MariaDB for the tests: the one at the standard port of this machine, or at ``$ANTIPHON_TEST_MARIADB``."""
+"""A MariaDB for the tests: at ``$ANTIPHON_TEST_MARIADB``, at its standard port, or one of their own."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any
 
 from antiphon.errors import StoreError
 from tests.conftest import require
+from tests.servers import engine_called, url_of
 
-URL = os.environ.get("ANTIPHON_TEST_MARIADB", "mariadb://root@127.0.0.1:3306")
+MARIADB = engine_called("mariadb")
 #: Databases of the tests are named so, and a number.
 _NAME = "antiphon_test_"
 
@@ -35,13 +36,14 @@ async def asked(url: str, *statements: str) -> Sequence[tuple[Any, ...]]:
 def databases() -> Iterator[str]:
     """An address for databases of one's own, dropped afterwards; skips where there is no server."""
     require("asyncmy", find_spec("asyncmy") is not None)
-    url = f"{URL}/{_NAME}{os.getpid()}_{os.urandom(4).hex()}"
+    server = os.environ.get("ANTIPHON_TEST_MARIADB") or asyncio.run(url_of(MARIADB))
+    url = f"{server.rstrip('/')}/{_NAME}{os.getpid()}_{os.urandom(4).hex()}"
     try:
         asyncio.run(asked(url, "SELECT 1"))
         found = True
     except StoreError:
         found = False
-    require(f"MariaDB at {URL}", found)
+    require("MariaDB", found)
     try:
         yield url
     finally:

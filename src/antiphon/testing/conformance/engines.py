@@ -20,6 +20,8 @@ from antiphon.testing.conformance.kit import BusCheck, MakeStore, StoreCheck
 from antiphon.testing.conformance.leases import LEASE_CHECKS
 from antiphon.testing.conformance.log import LOG_CHECKS
 from antiphon.testing.conformance.places import (
+    databases_of_buses,
+    databases_of_stores,
     files_of_buses,
     files_of_stores,
     schemas_of_buses,
@@ -29,6 +31,7 @@ from antiphon.testing.conformance.places import (
 from antiphon.testing.conformance.talking import TALKING_CHECKS
 from antiphon.testing.conformance.timers import TIMER_CHECKS
 from antiphon.testing.emulators import MiniStack
+from antiphon.testing.mariadb import MariadbServer
 from antiphon.testing.servers import NatsServer, PostgresServer, RabbitServer, RedisServer, Server, listens_at, running
 
 #: Everything that a store promises, from the log upwards.
@@ -126,6 +129,14 @@ ENGINES = (
         PostgresServer,
         stores=schemas_of_stores,
         buses=schemas_of_buses,
+    ),
+    Engine(
+        "mariadb",
+        "mariadb://root@127.0.0.1:3306",
+        LogBus.abilities,
+        MariadbServer,
+        stores=databases_of_stores,
+        buses=databases_of_buses,
     ),
     Engine("nats", "nats://127.0.0.1:4222", frozenset({"rereads"}), NatsServer),
     Engine("redis", "redis://127.0.0.1:6379", frozenset({"rereads", "positions"}), RedisServer),
