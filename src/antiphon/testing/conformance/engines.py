@@ -29,6 +29,7 @@ from antiphon.testing.conformance.places import (
 from antiphon.testing.conformance.talking import TALKING_CHECKS
 from antiphon.testing.conformance.timers import TIMER_CHECKS
 from antiphon.testing.emulators import MiniStack
+from antiphon.testing.kafka import KafkaServer
 from antiphon.testing.servers import NatsServer, PostgresServer, RabbitServer, RedisServer, Server, listens_at, running
 
 #: Everything that a store promises, from the log upwards.
@@ -131,6 +132,7 @@ ENGINES = (
     Engine("redis", "redis://127.0.0.1:6379", frozenset({"rereads", "positions"}), RedisServer),
     Engine("rabbitmq", "amqp://guest:guest@127.0.0.1:5672", frozenset(), RabbitServer),
     Engine("sqs", "sqs://127.0.0.1:4566", frozenset(), MiniStack),
+    Engine("kafka", "kafka://127.0.0.1:9092", frozenset(), KafkaServer),
 )
 
 
