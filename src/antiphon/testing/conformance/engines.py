@@ -25,11 +25,19 @@ from antiphon.testing.conformance.deliveries import DELIVERY_CHECKS
 from antiphon.testing.conformance.kit import BusCheck, StoreCheck
 from antiphon.testing.conformance.leases import LEASE_CHECKS
 from antiphon.testing.conformance.log import LOG_CHECKS
+from antiphon.testing.conformance.partitions import PARTITION_CHECKS
 from antiphon.testing.conformance.talking import TALKING_CHECKS
 from antiphon.testing.conformance.timers import TIMER_CHECKS
 
 _KNOCK_S = 2.0
-_STORE_CHECKS: list[StoreCheck] = [*LOG_CHECKS, *LEASE_CHECKS, *DELIVERY_CHECKS, *TIMER_CHECKS, *TALKING_CHECKS]
+_STORE_CHECKS: list[StoreCheck] = [
+    *LOG_CHECKS,
+    *LEASE_CHECKS,
+    *PARTITION_CHECKS,
+    *DELIVERY_CHECKS,
+    *TIMER_CHECKS,
+    *TALKING_CHECKS,
+]
 
 
 class Engine(NamedTuple):
