@@ -19,8 +19,7 @@ pytestmark = pytest.mark.anyio
 @on_each
 async def test_abilities(engine: Engine, tmp_path: Path) -> None:
     """A bus declares what the suite holds it to."""
-    await required(engine)
-    async with buses_of(engine) as make:
+    async with buses_of(engine, await required(engine)) as make:
         assert make(tmp_path, clock=VirtualClock(), owner="none").abilities == engine.abilities
 
 
@@ -34,8 +33,7 @@ async def test_abilities(engine: Engine, tmp_path: Path) -> None:
 )
 async def test_broker(engine: Engine, check: BusCheck, tmp_path: Path) -> None:
     """The promise in the check's own docstring."""
-    await required(engine)
-    async with buses_of(engine) as make:
+    async with buses_of(engine, await required(engine)) as make:
         await check(make, tmp_path)
 
 
@@ -52,4 +50,4 @@ def test_the_command_counts_what_passes_and_what_is_not_there(capsys: pytest.Cap
 def test_an_engine_that_nobody_knows(capsys: pytest.CaptureFixture[str]) -> None:
     """The error names those that there are."""
     assert main(["conformance", "--engine", "abacus"]) == 2
-    assert "There are: sqlite, nats, redis, rabbitmq" in capsys.readouterr().err
+    assert "There are: sqlite, postgres, nats, redis, rabbitmq, sqs" in capsys.readouterr().err

@@ -10,12 +10,13 @@ import pytest
 
 from antiphon.demo.audit import audit
 from antiphon.testing.conformance.engines import Engine, named_bus
+from antiphon.testing.line import line_to
+from antiphon.testing.servers import running
 from examples.enrollment import app as enrollment
 from examples.flight_booking import app
 from examples.flight_booking.demo import subject
 from tests.broker.engines import on_each, required
-from tests.broker.proxy import line_to
-from tests.broker.servers import server_of
+from tests.conftest import require
 from tests.examples.kit import (
     ENDS_OF_ENROLLMENTS,
     all_ended,
@@ -58,13 +59,16 @@ async def test_flight_booking_with_the_line_cut(url: str, tmp_path: Path, monkey
         assert line.broken > 0
 
 
-@pytest.mark.parametrize("name", ["nats", "redis"])
+@on_each
 async def test_flight_booking_with_the_broker_killed(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a broker has confirmed survives its own death; what it has not is sent again."""
-    async with server_of(name, tmp_path / name) as (server, url):
-        await bookings_come_to_their_ends(url, tmp_path / "data", monkeypatch, server.kill, server.start)
+    if engine.server is None:
+        pytest.skip(f"{engine.name} is not started here")
+    require(f"a server of {engine.name}", engine.server.is_there())
+    async with running(engine.server) as server:
+        await bookings_come_to_their_ends(server.url, tmp_path, monkeypatch, server.kill, server.start)
 
 
 async def bookings_come_to_their_ends(
