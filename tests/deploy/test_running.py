@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -99,13 +99,17 @@ def stack_of(folder: Path, store: str | None) -> Iterator[tuple[Stack, dict[str,
                 process.wait()
 
 
-@pytest.mark.parametrize("where", ["files", "postgres"])
-async def test_what_compose_starts_works_and_drains(where: str, tmp_path: Path) -> None:
+@pytest.fixture(params=["files", "postgres"])
+def store(request: pytest.FixtureRequest) -> Iterator[str | None]:
+    """Where the stores are: in files (None), or in a database of the test's own."""
+    with database() if request.param == "postgres" else nullcontext() as url:
+        yield url
+
+
+async def test_what_compose_starts_works_and_drains(store: str | None, tmp_path: Path) -> None:
     """Each process passes its health check, the gateway leads to the services wherever they are, and SIGTERM ends each
     within its grace, with 0."""
-    with ExitStack() as cleanup:
-        store = cleanup.enter_context(database()) if where == "postgres" else None
-        stack, processes = cleanup.enter_context(stack_of(tmp_path, store))
+    with stack_of(tmp_path, store) as (stack, processes):
         assert sorted(processes) == ["enrollment-customer", "enrollment-gateway", "enrollment-transaction"]
         async with client_of(stack.url("enrollment-gateway")) as client:
             assert await ends_of_enrollments(client) == ENDS_OF_ENROLLMENTS
