@@ -16,6 +16,7 @@ FLOORS = (
     {"ports"},
     {"wire", "policy"},
     {"store", "broker"},
+    {"channel"},
     {"runtime"},
     {"declaring"},
     {"workflow"},

@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from antiphon.errors import InvalidEvent
+from antiphon.model.channels import Message
 from antiphon.model.delivery import Failure, Status, Verdict
 from antiphon.model.effects import Effect
 from antiphon.model.envelope import Envelope
@@ -366,3 +367,38 @@ class MakeBus(Protocol):
     """Makes a bus that is not open yet: at *path*, if it lies beside the stores. *place* is for those alone."""
 
     def __call__(self, path: Path, *, clock: Clock, owner: str, **place: Any) -> Bus: ...
+
+
+class Source(Protocol):
+    """Where the messages of a foreign system come from. One object for each time that it is connected.
+
+    All but `close` raise BusError or OSError when it cannot be done now; then the source is closed, and a new one is
+    opened after a while.
+    """
+
+    async def open(self, notes: Mapping[str, str]) -> None:
+        """Connect. *notes* are those of all messages taken so far, the last one of each name."""
+
+    async def receive(self, limit: int) -> Sequence[Message]:
+        """The next messages, in the order of their place, up to *limit*. Waits until there is one, or a while. What is
+        not acknowledged when this object is closed comes again from the next one. Cancellable."""
+
+    async def acknowledge(self, messages: Sequence[Message]) -> None:
+        """All that was received up to and with *messages* has been taken durably."""
+
+    async def close(self) -> None:
+        """Disconnect; what breaks then is ignored. Idempotent."""
+
+
+class Sink(Protocol):
+    """Where messages to a foreign system go. One object for each time that it is connected; errors as a source's."""
+
+    async def open(self) -> None:
+        """Connect."""
+
+    async def send(self, messages: Sequence[Message]) -> Mapping[int, str]:
+        """Send *messages*, in their order; returns when the other side has confirmed them. Those that it will never
+        take are returned by their index, with the reason."""
+
+    async def close(self) -> None:
+        """Disconnect; what breaks then is ignored. Idempotent."""

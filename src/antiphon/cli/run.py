@@ -113,7 +113,7 @@ async def _serving(app: App, options: argparse.Namespace, url: str | None, stopp
 
 def _announce(app: App, options: argparse.Namespace, url: str | None) -> None:
     here = _services(options)
-    services = list(app.services) if here is None else here
+    services = [*app.services, *app.channels] if here is None else here
     data = os.path.realpath(options.data)
     output.say(f"{app.name}: {', '.join(services) or 'no services'}, data in {data}")
     if url is not None:

@@ -43,7 +43,7 @@ class Gateway(FastAPI):
         self.draining = False
         self.neighbours = Neighbours(runtime, elsewhere)
         self.relay = Relay(self.neighbours, runtime.owner)
-        history = History(runtime, elsewhere=len(runtime.stores) < len(app.services))
+        history = History(runtime, elsewhere=len(runtime.stores) < len(app.services) + len(app.channels))
         self.streams = Streams(history)
         self.include_router(health_routes(runtime, lambda: self.draining))
         self.include_router(metric_routes(Metrics(runtime)))
