@@ -19,6 +19,7 @@ from antiphon.testing.conformance.deliveries import DELIVERY_CHECKS
 from antiphon.testing.conformance.kit import BusCheck, MakeStore, StoreCheck
 from antiphon.testing.conformance.leases import LEASE_CHECKS
 from antiphon.testing.conformance.log import LOG_CHECKS
+from antiphon.testing.conformance.partitions import PARTITION_CHECKS
 from antiphon.testing.conformance.places import (
     files_of_buses,
     files_of_stores,
@@ -33,7 +34,14 @@ from antiphon.testing.kafka import KafkaServer
 from antiphon.testing.servers import NatsServer, PostgresServer, RabbitServer, RedisServer, Server, listens_at, running
 
 #: Everything that a store promises, from the log upwards.
-STORE_CHECKS: list[StoreCheck] = [*LOG_CHECKS, *LEASE_CHECKS, *DELIVERY_CHECKS, *TIMER_CHECKS, *TALKING_CHECKS]
+STORE_CHECKS: list[StoreCheck] = [
+    *LOG_CHECKS,
+    *LEASE_CHECKS,
+    *PARTITION_CHECKS,
+    *DELIVERY_CHECKS,
+    *TIMER_CHECKS,
+    *TALKING_CHECKS,
+]
 
 
 @asynccontextmanager
