@@ -130,7 +130,7 @@ async def _known(session: Session) -> dict[str, str]:
 
 def _views() -> str:
     """The event tables without functions, for which one may need rights of their own; each is replaced as a whole."""
-    script = views(antiphon_time=_TIME, antiphon_text="convert({} USING utf8mb4)")
+    script = views(antiphon_time=_TIME, antiphon_text="convert({} USING utf8mb4)", antiphon_bucket="l.bucket")
     kept = "\n".join(line for line in script.splitlines() if not line.startswith("DROP VIEW"))
     return kept.replace("CREATE VIEW", "CREATE OR REPLACE VIEW")
 

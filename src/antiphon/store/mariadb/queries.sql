@@ -40,22 +40,26 @@ SELECT seq FROM antiphon_head WHERE name = 'log'
 -- Until the commit nobody else registers handlers.
 SELECT seq FROM antiphon_head WHERE name = 'register' FOR UPDATE
 
+-- name: part_bucket
+-- Of the log as l: which of 256 buckets an event is in.
+l.bucket
+
 -- name: read_owed_of
--- The next events of one type that a handler is owed, after a position: without what is addressed to another handler or
--- service, or stays inside one.
+-- The next events of one type after a position that a handler is owed, of one partition (those with some low bits of
+-- their bucket): without what is addressed to another handler or service, or stays inside one.
 SELECT l.seq, l.id, l.type, l.version, l.key, l.service, l.time_ms, l.correlation_id, l.causation_id, l.traceparent,
        l.target, l.request_id, l.deadline_ms, l.origin, l.data
 FROM antiphon_handlers AS h STRAIGHT_JOIN antiphon_log AS l FORCE INDEX (antiphon_log_type)
-WHERE h.id = ?2 AND l.type = ?3 AND l.seq > ?1
-  AND (l.addressee = h.id OR l.addressee IS NULL AND (l.origin <> 2 OR l.service = h.service)
+WHERE h.id = ? AND l.type = ? AND l.seq > ? AND l.bucket & ? = ?
+  AND (l.addressee = coalesce(h.first_id, h.id) OR l.addressee IS NULL AND (l.origin <> 2 OR l.service = h.service)
        AND (l.target IS NULL OR l.target = h.service))
-ORDER BY l.seq LIMIT ?4
+ORDER BY l.seq LIMIT ?
 
 -- name: part_owed_seqs
 -- The positions of one of several types, in the same way.
 (SELECT l.seq FROM antiphon_handlers AS h STRAIGHT_JOIN antiphon_log AS l FORCE INDEX (antiphon_log_type)
- WHERE h.id = ? AND l.type = ? AND l.seq > ?
-   AND (l.addressee = h.id OR l.addressee IS NULL AND (l.origin <> 2 OR l.service = h.service)
+ WHERE h.id = ? AND l.type = ? AND l.seq > ? AND l.bucket & ? = ?
+   AND (l.addressee = coalesce(h.first_id, h.id) OR l.addressee IS NULL AND (l.origin <> 2 OR l.service = h.service)
         AND (l.target IS NULL OR l.target = h.service))
  ORDER BY l.seq LIMIT ?)
 
@@ -68,10 +72,6 @@ ORDER BY l.seq LIMIT ?4
 SELECT l.seq, l.id, l.type, l.version, l.key, l.service, l.time_ms, l.correlation_id, l.causation_id, l.traceparent,
        l.target, l.request_id, l.deadline_ms, l.origin, l.data
 FROM ({found} ORDER BY seq LIMIT ?) AS found STRAIGHT_JOIN antiphon_log AS l ON l.seq = found.seq ORDER BY l.seq
-
--- name: read_owed
--- Stands for the three above.
-SELECT 1
 
 -- name: read_seqs
 -- The events of a JSON list of positions.
@@ -223,8 +223,12 @@ SELECT ?1, ?2 FROM dual WHERE ?2 > coalesce((SELECT max(seq) FROM antiphon_marks
 ON CONFLICT (at_ms) DO NOTHING
 
 -- name: take_turn
--- The handler's row, which nobody else changes until the transaction ends.
-SELECT * FROM antiphon_handlers WHERE name = ? FOR UPDATE
+-- The row of a partition of a handler, which nobody else changes until the transaction ends.
+SELECT * FROM antiphon_handlers WHERE name = ? AND part = ? FOR UPDATE
+
+-- name: take_redrives
+-- The redrives under way, which nobody else moves on until the transaction ends.
+SELECT id FROM antiphon_redrives WHERE state IN ('canary', 'running', 'settling') ORDER BY id FOR UPDATE
 
 -- name: take_redrive
 -- A redrive, which nobody else moves on until the transaction ends.
@@ -316,14 +320,16 @@ SELECT time_ms FROM antiphon_log WHERE seq = (
 SELECT l.id AS event_id, l.seq, l.time_ms, h.id AS handler_id, h.name, h.service, h.seq AS cursor,
        d.status, d.attempts, d.updated_ms, d.due_ms, d.reason, d.archived, h.compensates,
        (SELECT p.at_ms FROM antiphon_progress AS p
-         WHERE p.handler_id = h.id AND p.seq >= l.seq ORDER BY p.seq LIMIT 1) AS passed_ms,
+         WHERE p.handler_id = CASE WHEN l.seq <= h.split_seq THEN h.first_id ELSE h.id END AND p.seq >= l.seq
+         ORDER BY p.seq LIMIT 1) AS passed_ms,
        (SELECT w.id FROM antiphon_deliveries AS e JOIN antiphon_log AS w ON w.seq = e.seq
          WHERE e.handler_id = h.id AND e.open_key = d.open_key AND e.key = d.key
            AND e.seq < d.seq AND d.status = 'UNPROCESSED' ORDER BY e.seq LIMIT 1) AS waits_for
 FROM antiphon_log AS l CROSS JOIN antiphon_handlers AS h
 LEFT JOIN antiphon_subscriptions AS s ON s.handler_id = h.id AND s.type = l.type AND l.seq > s.start_seq
-      AND (l.addressee = h.id OR l.addressee IS NULL AND (l.origin <> 2 OR l.service = h.service)
+      AND (l.addressee = coalesce(h.first_id, h.id) OR l.addressee IS NULL AND (l.origin <> 2 OR l.service = h.service)
            AND (l.target IS NULL OR l.target = h.service))
+      AND l.bucket & (h.parts - 1) = h.part
 LEFT JOIN antiphon_deliveries AS d ON d.handler_id = h.id AND d.seq = l.seq
 WHERE l.id IN (SELECT value FROM json_table(?, '$[*]' COLUMNS (value VARCHAR(500) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin PATH '$')) AS wanted)
   AND (s.type IS NOT NULL OR d.seq IS NOT NULL)
@@ -341,8 +347,8 @@ ORDER BY a.id
 -- Of the log as l: what no handler is owed any more, and no delivery that matters refers to. A condition.
 NOT EXISTS (
     SELECT 1 FROM antiphon_subscriptions AS s JOIN antiphon_handlers AS h ON h.id = s.handler_id
-    WHERE s.type = l.type AND l.seq > greatest(h.seq, s.start_seq)
-      AND (l.addressee = h.id OR l.addressee IS NULL AND (l.origin <> 2 OR l.service = h.service)
+    WHERE s.type = l.type AND l.seq > greatest(h.seq, s.start_seq) AND l.bucket & (h.parts - 1) = h.part
+      AND (l.addressee = coalesce(h.first_id, h.id) OR l.addressee IS NULL AND (l.origin <> 2 OR l.service = h.service)
            AND (l.target IS NULL OR l.target = h.service)))
 AND NOT EXISTS (SELECT 1 FROM antiphon_deliveries AS d WHERE d.seq = l.seq AND d.archived IS NULL)
 
@@ -405,7 +411,8 @@ ORDER BY key LIMIT 20
 -- name: dead_letters
 -- Dead letters; an AND follows.
 SELECT l.id, l.seq, l.type, l.version, l.key, h.name, h.service, d.status, d.reason, d.error_type, d.message,
-       d.fingerprint, d.attempts, l.time_ms, d.updated_ms, d.archived, d.handler_id, d.traceback
+       d.fingerprint, d.attempts, l.time_ms, d.updated_ms, d.archived, d.handler_id, d.traceback,
+       coalesce(h.first_id, h.id) AS first_id
 FROM antiphon_deliveries AS d
 JOIN antiphon_handlers AS h ON h.id = d.handler_id
 JOIN antiphon_log AS l ON l.seq = d.seq
@@ -414,7 +421,8 @@ WHERE d.died_ms IS NOT NULL
 -- name: dead_letters_of
 -- Those of one event.
 SELECT l.id, l.seq, l.type, l.version, l.key, h.name, h.service, d.status, d.reason, d.error_type, d.message,
-       d.fingerprint, d.attempts, l.time_ms, d.updated_ms, d.archived, d.handler_id, d.traceback
+       d.fingerprint, d.attempts, l.time_ms, d.updated_ms, d.archived, d.handler_id, d.traceback,
+       coalesce(h.first_id, h.id) AS first_id
 FROM antiphon_log AS l
 JOIN antiphon_deliveries AS d ON d.seq = l.seq
 JOIN antiphon_handlers AS h ON h.id = d.handler_id

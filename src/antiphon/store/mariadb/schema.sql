@@ -20,6 +20,7 @@ CREATE TABLE IF NOT EXISTS antiphon_log (
     origin         SMALLINT     NOT NULL DEFAULT 0,  -- 0 published here, 1 received, 2 stays inside its service
     addressee      BIGINT,                           -- the one handler that is owed it (an edited dead letter)
     data           LONGBLOB     NOT NULL,
+    bucket         SMALLINT AS (crc32(coalesce(`key`, id)) & 255) STORED,  -- its handlers' partitions share by these
     UNIQUE INDEX antiphon_log_id (id),
     INDEX antiphon_log_type (type, seq),
     INDEX antiphon_log_correlation (correlation_id)
@@ -47,10 +48,14 @@ CREATE TABLE IF NOT EXISTS antiphon_marks (
     seq   BIGINT NOT NULL
 );
 
--- One row a handler: its cursor, lease, pause and counters.
+-- One row a partition of a handler: its cursor, lease, pause and counters.
 CREATE TABLE IF NOT EXISTS antiphon_handlers (
     id                 BIGINT       PRIMARY KEY AUTO_INCREMENT,
-    name               VARCHAR(255) NOT NULL UNIQUE,
+    name               VARCHAR(255) NOT NULL,        -- the handler's
+    part               INTEGER      NOT NULL DEFAULT 0,  -- the rest of its events' buckets, divided by
+    parts              INTEGER      NOT NULL DEFAULT 1,  -- this power of two
+    first_id           BIGINT,                       -- the row from which it was split, to whose id events are addressed
+    split_seq          BIGINT       NOT NULL DEFAULT 0,  -- where: what it had done before is noted there
     service            VARCHAR(255) NOT NULL,
     seq                BIGINT       NOT NULL,        -- the cursor: up to here all is done or has a delivery row
     owner              VARCHAR(255),                 -- the worker that holds the lease
@@ -64,7 +69,8 @@ CREATE TABLE IF NOT EXISTS antiphon_handlers (
     failed_invocations BIGINT       NOT NULL DEFAULT 0,
     removed_ms         BIGINT,                       -- wall; since then its service's code has no such handler
     compensates        MEDIUMTEXT,                   -- whose work it undoes
-    updated_ms         BIGINT       NOT NULL         -- wall
+    updated_ms         BIGINT       NOT NULL,        -- wall
+    UNIQUE INDEX antiphon_handlers_name (name, part)
 );
 CREATE TABLE IF NOT EXISTS antiphon_subscriptions (
     handler_id BIGINT       NOT NULL REFERENCES antiphon_handlers (id) ON DELETE CASCADE,

@@ -251,13 +251,15 @@ class MariaStore(SqlStore):
         """The SQL of a named block."""
         return query(name)
 
-    async def read_owed(self, handler_id: int, types: Sequence[str], after_seq: int, limit: int) -> list[LoggedEvent]:
-        """The next events of *types* after a position that a handler is owed: one statement, so as of one moment."""
+    async def read_owed(
+        self, handler_id: int, types: Sequence[str], after_seq: int, limit: int, part: int = 0, parts: int = 1
+    ) -> list[LoggedEvent]:
+        """The next events of *types* after a position that a partition of a handler is owed, as of one moment."""
         if not types:
             return []
+        owed = [each for type_ in types for each in (handler_id, type_, after_seq, parts - 1, part, limit)]
         if len(types) == 1:
-            return [logged(row) for row in await self.rows("read_owed_of", (after_seq, handler_id, types[0], limit))]
-        owed = [each for type_ in types for each in (handler_id, type_, after_seq, limit)]
+            return [logged(row) for row in await self.rows("read_owed_of", owed)]
         return await self._at_seqs("part_owed_seqs", len(types), owed, limit)
 
     async def read_types(self, after: Mapping[str, int], limit: int) -> list[LoggedEvent]:
