@@ -18,6 +18,7 @@ class MiniStack(Server):
 
     scheme = "sqs"
     options = ""
+    forgets = True
 
     @property
     def url(self) -> str:
