@@ -2,7 +2,7 @@
 
 A message is deleted when it is in the receiver's store. Until then it is kept from other processes of the service by
 its visibility time-out, which is extended while the message waits here; when a process dies, its messages come to
-another one after so many seconds. A FIFO queue gives no later message of a group meanwhile, so the order of a key holds.
+another one some seconds later. A FIFO queue gives no later message of a group meanwhile, so the order of a key holds.
 """
 
 from __future__ import annotations
