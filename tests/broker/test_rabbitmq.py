@@ -20,8 +20,7 @@ async def test_a_position_that_another_process_has_reached_acknowledges_nothing(
     tmp_path: Path, elsewhere: dict[str, int]
 ) -> None:
     """A receiver that begins anew, from what its store holds by now, is given what it has not taken."""
-    await required(RABBITMQ)
-    async with buses_of(RABBITMQ) as make, opened(make, tmp_path) as (bus,):
+    async with buses_of(RABBITMQ, await required(RABBITMQ)) as make, opened(make, tmp_path) as (bus,):
         await bus.send("s", 0, 3, [envelope(n) for n in (1, 2, 3)])
         assert await Reader(bus, takes=False).until(3) == [1, 2, 3]
         again = Reader(bus)

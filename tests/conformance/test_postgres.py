@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from antiphon.ports import Bus, Clock, Store
+from antiphon.testing.clock import ServerTime
 from antiphon.testing.conformance import BUS_CHECKS, STORE_CHECKS, BusCheck, MakeBus, MakeStore, StoreCheck
-from tests.store.postgres import Server, database, name_of
+from tests.store.postgres import database, name_of
 
 pytestmark = pytest.mark.anyio
 
@@ -26,7 +27,7 @@ def make_store(url: str) -> MakeStore:
     from antiphon.store.postgres.connection import address
     from antiphon.store.postgres.store import PostgresStore
 
-    servers: dict[Path, Server] = defaultdict(Server)
+    servers: dict[Path, ServerTime] = defaultdict(ServerTime)
 
     def make(path: Path, *, clock: Clock, owner: str) -> Store:
         where = address(url, name_of(path))

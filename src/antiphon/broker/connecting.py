@@ -21,6 +21,10 @@ _BUSES = {
     "rediss": ("redis", "RedisBus", "redis"),
     "amqp": ("rabbitmq", "RabbitBus", "rabbitmq"),
     "amqps": ("rabbitmq", "RabbitBus", "rabbitmq"),
+    "sqs": ("sqs", "SqsBus", "aws"),
+    "eventbridge": ("eventbridge", "EventBridgeBus", "aws"),
+    "kafka": ("kafka", "KafkaBus", "kafka"),
+    "kafka+ssl": ("kafka", "KafkaBus", "kafka"),
 }
 _NAME = re.compile(r"[a-z0-9_]{1,64}")
 

@@ -17,7 +17,8 @@ def conformance(parser: argparse.ArgumentParser) -> None:
         metavar="NAME[=URL]",
         action="append",
         default=[],
-        help="this one, at its standard port of this machine or at URL (default: all, and those not there are skipped)",
+        help="this one, at its standard port of this machine or at URL (default: all; where "
+        "nobody listens at the standard port, a server is started if its program is here, otherwise it is skipped)",
     )
     arguments.add_json(parser, "one JSON object as the last line of stdout")
     parser.epilog = "Exit code 1 if a check fails. What it makes on a server has a name of its own, and is removed."
@@ -25,7 +26,8 @@ def conformance(parser: argparse.ArgumentParser) -> None:
 
 
 def _conformance(options: argparse.Namespace) -> int:
-    from antiphon.testing.conformance.engines import engines_named, run
+    from antiphon.testing.conformance.engines import engines_named
+    from antiphon.testing.conformance.running import run
 
     logging.getLogger("antiphon").setLevel(logging.ERROR)
     tallies = {}

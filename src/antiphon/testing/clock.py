@@ -12,6 +12,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from antiphon.model.ids import uuid7
+from antiphon.ports import Clock
 from antiphon.runtime.clock import in_thread
 
 #: 2026-01-01 00:00:00 UTC.
@@ -180,3 +181,24 @@ async def _until_nothing_is_ready() -> None:
             quiet = quiet + 1 if len(ready) < _resting[loop] else 0
     finally:
         _resting[loop] -= 1
+
+
+class ServerTime:
+    """A database server's clock where time is a test's own: it goes on with the clock that is asked, and never back."""
+
+    def __init__(self) -> None:
+        self._clock: Clock | None = None
+        self._since_ms = 0
+        self._base_ms = START_MS
+
+    def ms(self, clock: Clock) -> Callable[[], int]:
+        """What a store asks that has *clock*."""
+
+        def now() -> int:
+            if clock is not self._clock:
+                if self._clock is not None:
+                    self._base_ms += self._clock.boot_ms() - self._since_ms
+                self._clock, self._since_ms = clock, clock.boot_ms()
+            return self._base_ms + clock.boot_ms() - self._since_ms
+
+        return now

@@ -16,14 +16,8 @@ the clock that it is given and no other. The same goes for a factory of `antipho
 from __future__ import annotations
 
 from antiphon.testing.conformance.bus import BUS_CHECKS, bus_checks
-from antiphon.testing.conformance.deliveries import DELIVERY_CHECKS
+from antiphon.testing.conformance.engines import STORE_CHECKS
 from antiphon.testing.conformance.kit import BusCheck, MakeBus, MakeStore, StoreCheck
-from antiphon.testing.conformance.leases import LEASE_CHECKS
-from antiphon.testing.conformance.log import LOG_CHECKS, read_backlog
-from antiphon.testing.conformance.talking import TALKING_CHECKS
-from antiphon.testing.conformance.timers import TIMER_CHECKS
+from antiphon.testing.conformance.log import read_backlog
 
 __all__ = ["BUS_CHECKS", "STORE_CHECKS", "BusCheck", "MakeBus", "MakeStore", "StoreCheck", "bus_checks", "read_backlog"]
-
-#: Everything that a store promises, from the log upwards.
-STORE_CHECKS: list[StoreCheck] = [*LOG_CHECKS, *LEASE_CHECKS, *DELIVERY_CHECKS, *TIMER_CHECKS, *TALKING_CHECKS]

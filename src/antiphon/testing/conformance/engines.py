@@ -1,128 +1,58 @@
-"""The engines that the suite can be run against here, and the run of it."""
+"""The engines that the suite is run against here. One of your own is another `Engine`."""
 
 from __future__ import annotations
 
-import asyncio
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
-
-import msgspec
 
 from antiphon.broker.connecting import bus_at
 from antiphon.broker.feed import Feeds
-from antiphon.errors import AntiphonError, DeclarationError
+from antiphon.errors import DeclarationError
 from antiphon.model.retry import days
-from antiphon.ports import Ability, Clock, MakeBus
+from antiphon.ports import Ability, MakeBus
 from antiphon.runtime.clock import SystemClock
-from antiphon.store.sqlite.bus import SqliteBus
-from antiphon.store.sqlite.store import SqliteStore
+from antiphon.store.bus import LogBus
 from antiphon.testing.conformance.bus import bus_checks
 from antiphon.testing.conformance.deliveries import DELIVERY_CHECKS
-from antiphon.testing.conformance.kit import BusCheck, StoreCheck
+from antiphon.testing.conformance.kit import BusCheck, MakeStore, StoreCheck
 from antiphon.testing.conformance.leases import LEASE_CHECKS
 from antiphon.testing.conformance.log import LOG_CHECKS
+from antiphon.testing.conformance.partitions import PARTITION_CHECKS
+from antiphon.testing.conformance.places import (
+    databases_of_buses,
+    databases_of_stores,
+    files_of_buses,
+    files_of_stores,
+    schemas_of_buses,
+    schemas_of_stores,
+    unique_name,
+)
 from antiphon.testing.conformance.talking import TALKING_CHECKS
 from antiphon.testing.conformance.timers import TIMER_CHECKS
+from antiphon.testing.emulators import MiniStack, MiniStackEventBridge, MiniStackUnordered
+from antiphon.testing.kafka import KafkaServer
+from antiphon.testing.mariadb import MariadbServer
+from antiphon.testing.servers import NatsServer, PostgresServer, RabbitServer, RedisServer, Server, listens_at, running
 
-_KNOCK_S = 2.0
-_STORE_CHECKS: list[StoreCheck] = [*LOG_CHECKS, *LEASE_CHECKS, *DELIVERY_CHECKS, *TIMER_CHECKS, *TALKING_CHECKS]
-
-
-class Engine(NamedTuple):
-    """Something that a store or a bus is made of: where it listens (None: nowhere), and what its bus can."""
-
-    name: str
-    url: str | None = None
-    abilities: frozenset[Ability] = frozenset()
-
-    async def listens(self) -> bool:
-        """Whether somebody answers there."""
-        if self.url is None:
-            return True
-        parts = urlsplit(self.url)
-        try:
-            async with asyncio.timeout(_KNOCK_S):
-                _, writer = await asyncio.open_connection(parts.hostname, parts.port)
-        except (OSError, TimeoutError):
-            return False
-        writer.close()
-        return True
-
-    @property
-    def checks(self) -> list[tuple[str, Callable[[Path], Awaitable[None]]]]:
-        """The checks that it is held to, by name, each to be called with a folder of its own."""
-        if self.url is None:
-            stores = [(check.__name__, _on_sqlite(check)) for check in _STORE_CHECKS]
-            buses = [(check.__name__, _beside_sqlite(check)) for check in bus_checks(SqliteBus.abilities)]
-            return [*stores, *buses]
-        return [(check.__name__, self._on_bus(check)) for check in bus_checks(self.abilities)]
-
-    def _on_bus(self, check: BusCheck) -> Callable[[Path], Awaitable[None]]:
-        async def run(folder: Path) -> None:
-            async with buses_of(self) as make:
-                await check(make, folder)
-
-        return run
-
-
-#: On their standard ports.
-ENGINES = (
-    Engine("sqlite"),
-    Engine("nats", "nats://127.0.0.1:4222", frozenset({"rereads"})),
-    Engine("redis", "redis://127.0.0.1:6379", frozenset({"rereads", "positions"})),
-    Engine("rabbitmq", "amqp://guest:guest@127.0.0.1:5672"),
-)
-
-
-class Tally(msgspec.Struct):
-    """How many checks an engine has passed and failed; *skipped*: it is not there."""
-
-    passed: int = 0
-    failed: int = 0
-    skipped: int = 0
-
-
-def engines_named(names: Sequence[str]) -> list[Engine]:
-    """Those of these names (none given: all), each perhaps as ``name=url``. Raises DeclarationError."""
-    known = {engine.name: engine for engine in ENGINES}
-    chosen = []
-    for text in names or list(known):
-        name, _, url = text.partition("=")
-        if name not in known:
-            raise DeclarationError(f"no engine {name!r}", mend=f"There are: {', '.join(known)}")
-        chosen.append(known[name]._replace(url=url) if url else known[name])
-    return chosen
-
-
-async def run(engine: Engine, tell: Callable[[str, str], None]) -> Tally:
-    """Hold *engine* to all its checks; *tell* is told the name of each that fails, and why."""
-    tally = Tally()
-    if not await engine.listens():
-        tally.skipped = len(engine.checks)
-        return tally
-    for name, check in engine.checks:
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                await check(Path(folder))
-            except (AssertionError, AntiphonError) as error:
-                tally.failed += 1
-                tell(name, str(error))
-            else:
-                tally.passed += 1
-    return tally
+#: Everything that a store promises, from the log upwards.
+STORE_CHECKS: list[StoreCheck] = [
+    *LOG_CHECKS,
+    *LEASE_CHECKS,
+    *PARTITION_CHECKS,
+    *DELIVERY_CHECKS,
+    *TIMER_CHECKS,
+    *TALKING_CHECKS,
+]
 
 
 @asynccontextmanager
 async def named_bus(url: str, receivers: Iterable[str] = ("receiver",)) -> AsyncIterator[str]:
     """The URL of a bus at *url* whose name is nobody else's. At the end it is removed from the server."""
-    clock = SystemClock()
-    named = f"{url}?name=conformance_{clock.new_id().replace('-', '_')}"
+    named = f"{url}{'&' if '?' in url else '?'}name={unique_name()}"
     yield named
-    bus = bus_at(named, "", keep=days(7))(Path(), clock=clock, owner="")
+    bus = bus_at(named, "", keep=days(7))(Path(), clock=SystemClock(), owner="")
     assert isinstance(bus, Feeds)
     try:
         await bus.open()
@@ -132,22 +62,117 @@ async def named_bus(url: str, receivers: Iterable[str] = ("receiver",)) -> Async
 
 
 @asynccontextmanager
-async def buses_of(engine: Engine) -> AsyncIterator[MakeBus]:
-    """A factory of buses of one name, as `named_bus`."""
-    assert engine.url is not None
-    async with named_bus(engine.url) as url:
-        yield bus_at(url, "", keep=days(7))
+async def brokers_buses(url: str) -> AsyncIterator[MakeBus]:
+    """Buses of one name on the broker at *url*: of a name that is nobody else's, and removed at the end."""
+    async with named_bus(url) as named:
+        yield bus_at(named, "", keep=days(7))
 
 
-def _on_sqlite(check: StoreCheck) -> Callable[[Path], Awaitable[None]]:
-    def make(path: Path, *, clock: Clock, owner: str) -> SqliteStore:
-        return SqliteStore(path / "store.db", clock=clock, owner=owner)
+class Check(NamedTuple):
+    """One promise that an engine is held to: the check's name, and how it is run in a new folder."""
 
-    return lambda folder: check(make, folder)
+    name: str
+    run: Callable[[Path], Awaitable[None]]
 
 
-def _beside_sqlite(check: BusCheck) -> Callable[[Path], Awaitable[None]]:
-    def make(path: Path, *, clock: Clock, owner: str) -> SqliteBus:
-        return SqliteBus(path / "bus.db", clock=clock, owner=owner)
+class Engine(NamedTuple):
+    """Something that stores, a bus, or both are made of.
 
-    return lambda folder: check(make, folder)
+    *url* is where it listens by default (None: it is files); where nobody listens there, one is started of the kind
+    *server*. *stores* and *buses* give factories at a URL for as long as they are needed (None: it has none).
+    *abilities* are those that its bus declares.
+    """
+
+    name: str
+    url: str | None = None
+    abilities: frozenset[Ability] = frozenset()
+    server: type[Server] | None = None
+    stores: Callable[[str], AbstractAsyncContextManager[MakeStore]] | None = None
+    buses: Callable[[str], AbstractAsyncContextManager[MakeBus]] | None = brokers_buses
+
+    @asynccontextmanager
+    async def reached(self) -> AsyncIterator[str | None]:
+        """Its URL: the one that it has if somebody listens there, or that of a server started for as long as this
+        lasts. None if there is neither; files have an empty one."""
+        if self.url is None or await listens_at(self.url):
+            yield self.url or ""
+        elif self.server is not None and self.server.is_there():
+            async with running(self.server) as server:
+                yield server.url
+        else:
+            yield None
+
+    def checks(self, url: str) -> list[Check]:
+        """The checks that it is held to, at *url*."""
+        found: list[Check] = []
+        if self.stores is not None:
+            found += [_of_store(check, self.stores, url) for check in STORE_CHECKS]
+        if self.buses is not None:
+            found += [_of_bus(check, self.buses, url) for check in bus_checks(self.abilities)]
+        return found
+
+
+def _of_store(check: StoreCheck, stores: Callable[[str], AbstractAsyncContextManager[MakeStore]], url: str) -> Check:
+    async def run(folder: Path) -> None:
+        async with stores(url) as make:
+            await check(make, folder)
+
+    return Check(check.__name__, run)
+
+
+def _of_bus(check: BusCheck, buses: Callable[[str], AbstractAsyncContextManager[MakeBus]], url: str) -> Check:
+    async def run(folder: Path) -> None:
+        async with buses(url) as make:
+            await check(make, folder)
+
+    return Check(check.__name__, run)
+
+
+#: On their standard ports.
+ENGINES = (
+    Engine("sqlite", None, LogBus.abilities, stores=files_of_stores, buses=files_of_buses),
+    Engine(
+        "postgres",
+        "postgresql://postgres@127.0.0.1:5432/postgres",
+        LogBus.abilities,
+        PostgresServer,
+        stores=schemas_of_stores,
+        buses=schemas_of_buses,
+    ),
+    Engine(
+        "mariadb",
+        "mariadb://root@127.0.0.1:3306",
+        LogBus.abilities,
+        MariadbServer,
+        stores=databases_of_stores,
+        buses=databases_of_buses,
+    ),
+    Engine("nats", "nats://127.0.0.1:4222", frozenset({"order", "rereads"}), NatsServer),
+    Engine("redis", "redis://127.0.0.1:6379", frozenset({"order", "rereads", "positions"}), RedisServer),
+    Engine("rabbitmq", "amqp://guest:guest@127.0.0.1:5672", frozenset({"order"}), RabbitServer),
+    Engine("sqs", "sqs://127.0.0.1:4566", frozenset({"order"}), MiniStack),
+    Engine("sqs-standard", "sqs://127.0.0.1:4566?order=none", frozenset(), MiniStackUnordered),
+    Engine("eventbridge", "eventbridge://127.0.0.1:4566?order=none", frozenset(), MiniStackEventBridge),
+    Engine("kafka", "kafka://127.0.0.1:9092", frozenset({"order"}), KafkaServer),
+)
+
+
+def engines_named(names: Sequence[str]) -> list[Engine]:
+    """Those of these names (none given: all), each perhaps as ``name=url``: then it is there or nowhere.
+
+    Raises DeclarationError.
+    """
+    known = {engine.name: engine for engine in ENGINES}
+    chosen = []
+    for text in names or list(known):
+        name, _, url = text.partition("=")
+        if name not in known:
+            raise DeclarationError(f"no engine {name!r}", mend=f"There are: {', '.join(known)}")
+        chosen.append(known[name]._replace(url=url, server=None) if url else known[name])
+    return chosen
+
+
+def buses_of(engine: Engine, url: str | None = None) -> AbstractAsyncContextManager[MakeBus]:
+    """A factory of *engine*'s buses, at *url* or where it is by default."""
+    assert engine.buses is not None, f"{engine.name} has no bus"
+    return engine.buses(engine.url or "" if url is None else url)
