@@ -48,7 +48,7 @@ _EARLIEST: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
 class KafkaBus(NumberedFeeds[tuple[int, int]]):
     """A bus on a Kafka topic (``ports.Bus``). *keep*: what was taken stays in the topic for so long."""
 
-    abilities: frozenset[Ability] = frozenset()
+    abilities: frozenset[Ability] = frozenset({"order"})
 
     def __init__(self, url: str, *, name: str, clock: Clock, keep: timedelta) -> None:
         super().__init__(shown(url), clock)

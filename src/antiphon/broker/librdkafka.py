@@ -1,4 +1,4 @@
-"""The clients of librdkafka, the library of Kafka's protocol, as a bus needs them: none of them blocks the loop."""
+"""The clients of librdkafka, the library of Kafka's protocol, as a bus needs them: none blocks the event loop."""
 
 from __future__ import annotations
 
