@@ -173,9 +173,16 @@ async def send_until(enough: asyncio.Event, bus: KafkaBus, store: SqliteStore) -
 
 
 async def until(store: SqliteStore, count: int) -> None:
-    """Return when so many events are stored."""
-    while await store.head() < count:  # noqa: ASYNC110  other processes give no sign
-        await asyncio.sleep(0.02)
+    """Return when so many events are stored, by whichever process."""
+    grown = asyncio.Event()
+    undo = store.listen((), grown.set)
+    try:
+        while await store.head() < count:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(grown.wait(), 1)
+            grown.clear()
+    finally:
+        undo()
 
 
 class Receiving:
@@ -270,7 +277,6 @@ async def cut_while_sending(line: Line, events: Sequence[Envelope]) -> int:
         for _ in range(4):
             await asyncio.wait([sending], timeout=0.15)
             await line.cut()
-            await asyncio.sleep(0)
             await line.mend()
             line.delay_s = 0.01
         line.delay_s = 0.0
@@ -324,7 +330,7 @@ async def test_a_broker_that_hangs_holds_up_nobody(cluster: KafkaServer) -> None
         try:
             sending = asyncio.ensure_future(bus.send("s", 1, 2, [envelope(1, key="one")]))
             while not sending.done():
-                await asyncio.sleep(0.01)
+                await asyncio.wait([sending], timeout=0.01)
                 longest, last = max(longest, loop.time() - last), loop.time()
             with pytest.raises(BusError, match="has not confirmed"):
                 await sending
