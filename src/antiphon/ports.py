@@ -352,9 +352,10 @@ class Store(Log, Leases, Deliveries, EffectRecords, Timers, Protocol):
         """The upkeep of about once a second: signs of life, missed bells, the store's own files."""
 
 
-#: What not every bus can: it knows how far each sender's log was taken, and takes a batch once (`positions`); a
-#: receiver can read again from an earlier position, in several processes too (`rereads`).
-Ability = Literal["positions", "rereads"]
+#: What not every bus can: the events of a key come in the order in which they were sent (`order`); it knows how far
+#: each sender's log was taken, and takes a batch once (`positions`); a receiver can read again from an earlier
+#: position, in several processes too (`rereads`).
+Ability = Literal["order", "positions", "rereads"]
 
 
 class Unreadable(msgspec.Struct, frozen=True):

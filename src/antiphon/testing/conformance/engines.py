@@ -21,6 +21,8 @@ from antiphon.testing.conformance.leases import LEASE_CHECKS
 from antiphon.testing.conformance.log import LOG_CHECKS
 from antiphon.testing.conformance.partitions import PARTITION_CHECKS
 from antiphon.testing.conformance.places import (
+    databases_of_buses,
+    databases_of_stores,
     files_of_buses,
     files_of_stores,
     schemas_of_buses,
@@ -29,7 +31,9 @@ from antiphon.testing.conformance.places import (
 )
 from antiphon.testing.conformance.talking import TALKING_CHECKS
 from antiphon.testing.conformance.timers import TIMER_CHECKS
-from antiphon.testing.emulators import MiniStack
+from antiphon.testing.emulators import MiniStack, MiniStackEventBridge, MiniStackUnordered
+from antiphon.testing.kafka import KafkaServer
+from antiphon.testing.mariadb import MariadbServer
 from antiphon.testing.servers import NatsServer, PostgresServer, RabbitServer, RedisServer, Server, listens_at, running
 
 #: Everything that a store promises, from the log upwards.
@@ -135,10 +139,21 @@ ENGINES = (
         stores=schemas_of_stores,
         buses=schemas_of_buses,
     ),
-    Engine("nats", "nats://127.0.0.1:4222", frozenset({"rereads"}), NatsServer),
-    Engine("redis", "redis://127.0.0.1:6379", frozenset({"rereads", "positions"}), RedisServer),
-    Engine("rabbitmq", "amqp://guest:guest@127.0.0.1:5672", frozenset(), RabbitServer),
-    Engine("sqs", "sqs://127.0.0.1:4566", frozenset(), MiniStack),
+    Engine(
+        "mariadb",
+        "mariadb://root@127.0.0.1:3306",
+        LogBus.abilities,
+        MariadbServer,
+        stores=databases_of_stores,
+        buses=databases_of_buses,
+    ),
+    Engine("nats", "nats://127.0.0.1:4222", frozenset({"order", "rereads"}), NatsServer),
+    Engine("redis", "redis://127.0.0.1:6379", frozenset({"order", "rereads", "positions"}), RedisServer),
+    Engine("rabbitmq", "amqp://guest:guest@127.0.0.1:5672", frozenset({"order"}), RabbitServer),
+    Engine("sqs", "sqs://127.0.0.1:4566", frozenset({"order"}), MiniStack),
+    Engine("sqs-standard", "sqs://127.0.0.1:4566?order=none", frozenset(), MiniStackUnordered),
+    Engine("eventbridge", "eventbridge://127.0.0.1:4566?order=none", frozenset(), MiniStackEventBridge),
+    Engine("kafka", "kafka://127.0.0.1:9092", frozenset({"order"}), KafkaServer),
 )
 
 
