@@ -89,7 +89,7 @@ class Steward:
         for lot, most in shares.items():
             if self._held(lot, partitions) > most:
                 self._hand_over(lot, partitions)
-        self._split_pressed(partitions)
+        self._split_pressed()
 
     async def _renew(self) -> None:
         now = self._store.store_ms()
@@ -187,16 +187,16 @@ class Steward:
     def _hand_over(self, lot: str, partitions: Sequence[Partition]) -> None:
         self.workers[self._own(lot, partitions)[0]].stop()
 
-    def _split_pressed(self, partitions: Sequence[Partition]) -> None:
+    def _split_pressed(self) -> None:
         """Have those partitions of ours divided that have had no rest, if there are workers to share them with."""
         now = self._store.store_ms()
-        for each in partitions:
-            worker, handler = self.workers.get(each.name), self._handlers[each.handler]
-            if not isinstance(worker, Worker) or each.name in self._to_split or not can_be_split(handler):
+        for name, lease in self._leases.items():
+            worker, handler = self.workers[name], self._handlers[lease.handler]
+            if not isinstance(worker, Worker) or name in self._to_split or not can_be_split(handler):
                 continue
             wanted = wanted_partitions(len(self._workers_of(handler.service)))
-            if each.parts < wanted and worker.pressed_ms(now) >= self._pressed_ms:
-                self._to_split[each.name] = wanted
+            if lease.parts < wanted and worker.pressed_ms(now) >= self._pressed_ms:
+                self._to_split[name] = wanted
                 worker.stop()
 
     # ------------------------------------------------------------------ one worker
