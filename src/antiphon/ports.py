@@ -72,8 +72,31 @@ class OpenDelivery(msgspec.Struct, frozen=True):
     first_ms: int | None
 
 
+class Partition(msgspec.Struct, frozen=True):
+    """A part of the events of a handler, with a cursor and a lease of its own; all those of a key are in one.
+
+    *parts* is a power of two, and *part* less than that. Most handlers have one partition, 0 of 1.
+    """
+
+    handler: str
+    part: int
+    parts: int
+    owner: str | None = None
+
+    @property
+    def name(self) -> str:
+        """By which its lease is taken."""
+        return partition_name(self.handler, self.part)
+
+
+def partition_name(handler: str, part: int) -> str:
+    """The name of a partition: the handler's own for the first, with its number for any other."""
+    return f"{handler}#{part}" if part else handler
+
+
 class Lease(msgspec.Struct):
-    """A worker's exclusive, time-bounded claim on a handler. *epoch* is the fencing token, *seq* the cursor."""
+    """A worker's exclusive, time-bounded claim on a partition of a handler. *epoch* is the fencing token, *seq* the
+    cursor; up to *seen_seq* there is nothing after it."""
 
     handler: str
     handler_id: int
@@ -81,6 +104,14 @@ class Lease(msgspec.Struct):
     epoch: int
     seq: int
     suspect_seq: int = 0
+    part: int = 0
+    parts: int = 1
+    seen_seq: int = 0
+
+    @property
+    def name(self) -> str:
+        """That of the partition."""
+        return partition_name(self.handler, self.part)
 
 
 class Settled(msgspec.Struct, frozen=True):
@@ -220,20 +251,28 @@ class Log(Protocol):
 
 
 class Leases(Protocol):
-    """Who may run a handler. One owner at a time, and a fence against the one before."""
+    """Who may run a partition of a handler. One owner at a time, and a fence against the one before."""
 
     def neighbours(self) -> dict[str, frozenset[str]]:
         """The services of every live worker on this store, this one included, by owner."""
 
-    async def acquire(self, handler: str, owner: str) -> Lease | None:
-        """Take the handler's lease if it is free, expired, its owner is dead, or *owner* has it and does not use
-        it (it could not release it); None otherwise."""
+    async def partitions(self) -> list[Partition]:
+        """The partitions of every handler, in order. Those of one handler share all of its events among them."""
+
+    async def acquire(self, partition: str, owner: str) -> Lease | None:
+        """Take the lease of a partition (a handler's name is that of its first) if it is free, expired, its owner is
+        dead, or *owner* has it and does not use it (it could not release it); None otherwise."""
 
     async def renew(self, owner: str) -> frozenset[str]:
-        """Extend every lease of *owner*; returns the handlers that it still holds."""
+        """Extend every lease of *owner*; returns the names of the partitions that it still holds."""
 
     async def release(self, lease: Lease) -> None:
         """Give the lease back. What was IN_PROGRESS becomes due at once, and nobody is suspected."""
+
+    async def split(self, lease: Lease, parts: int) -> None:
+        """Give the lease back as `release` does, and have the partition be several: those of *parts* (a larger power
+        of two) that together have its events. Each has the cursor, and the deliveries and history of its own events.
+        In one transaction. Fenced: raises LeaseLost."""
 
 
 class Deliveries(Protocol):
@@ -247,7 +286,8 @@ class Deliveries(Protocol):
         """
 
     async def read_fresh(self, lease: Lease, types: Sequence[str], limit: int) -> list[LoggedEvent]:
-        """The next events of *types* after the cursor, in order; of INTERNAL ones, those of its own service."""
+        """The next events of *types* after the cursor that are the partition's, in order; of INTERNAL ones, those of
+        its own service."""
 
     async def read_due(self, lease: Lease, limit: int) -> list[OpenDelivery]:
         """Deliveries whose time has come, earliest first, never two of a key out of order."""
