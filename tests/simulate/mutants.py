@@ -29,6 +29,7 @@ from antiphon.model.workflows import Kind, Mark, Record
 from antiphon.policy.undoing import to_undo
 from antiphon.ports import PUBLISHED, RECEIVED, Lease, Settled
 from antiphon.runtime import effects
+from antiphon.runtime.ahead import Ahead, NotPlain
 from antiphon.runtime.attempt import Attempt, Judge
 from antiphon.runtime.batch import Batch, BatchRunner
 from antiphon.runtime.inlet import Inlet
@@ -48,6 +49,7 @@ from antiphon.store.bus import LogBus
 from antiphon.store.sqlite import connection, migrations, queries, unit, writer
 from antiphon.store.sqlite.queries import query
 from antiphon.store.sqlite.unit import SqliteUnit
+from tests.runtime.holding import hold_statements
 from tests.simulate import apps
 
 #: A mutant that is not found by then has survived.
@@ -308,6 +310,20 @@ def rolled_back_event_published(patch: Patch) -> None:
         await fail(self, tx, attempt, error, batch)
 
     patch.setattr(BatchRunner, "_fail", publish_all_the_same)
+
+
+@mutant("a batch without savepoints that did not go as expected is kept as far as it came", _FAILURES)
+def surprise_kept(patch: Patch) -> None:
+    hold_statements(patch)
+    handle_all = Ahead.handle_all
+
+    async def settle_all_the_same(self: Ahead, attempts: Sequence[Attempt]) -> None:
+        try:
+            await handle_all(self, attempts)
+        except NotPlain:
+            await self._unit.send(last=True)
+
+    patch.setattr(Ahead, "handle_all", settle_all_the_same)
 
 
 # ---------------------------------------------------------------------- G3: each event takes effect once
