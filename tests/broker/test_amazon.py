@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from antiphon.testing.conformance.bus import A, B, Reader
 from antiphon.testing.conformance.engines import Engine, buses_of, named_bus
 from antiphon.testing.conformance.kit import envelope, numbers
 from antiphon.testing.emulators import MiniStack, Moto
+from antiphon.testing.servers import running
 from antiphon.wire import from_structured
 from tests.broker.amazon import (
     EVENTBRIDGE,
@@ -330,6 +332,70 @@ async def test_new_types_of_a_receiver_wait_until_sns_knows_them(tmp_path: Path)
                 found = sorted(set(found))
                 await asyncio.sleep(0)  # there is no other sign of what comes late
         await bus.close()
+
+
+#: The right that an operation needs, where it has another name, and what anybody may.
+_RIGHTS = {
+    "sns:PublishBatch": "sns:Publish",
+    "sqs:ChangeMessageVisibilityBatch": "sqs:ChangeMessageVisibility",
+    "sqs:DeleteMessageBatch": "sqs:DeleteMessage",
+    "s3:PutBucketLifecycleConfiguration": "s3:PutLifecycleConfiguration",
+}
+_ANYBODY = {"sts:GetCallerIdentity"}
+#: Without it, S3 does not say that an object is not there.
+_TOLD = {"s3:ListBucket"}
+_POLICIES = re.compile(r"```json\n(.*?)```", re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("engine", "leaves_out"), [(SQS, ("events:",)), (EVENTBRIDGE, ("sns:", "sqs:TagQueue", "sqs:ListQueueTags"))]
+)
+async def test_the_documented_rights_are_all_that_are_used(
+    engine: Engine, leaves_out: tuple[str, ...], tmp_path: Path
+) -> None:
+    """The policies in the guide name each operation of a bus's life, and no other."""
+    used: set[str] = set()
+    receivers = {"receiver": [A], "other": [A]}
+    # With a server of its own, since the bucket is made once.
+    async with running(MiniStack) as server:
+        url = engine.url.replace(":4566", f":{server.port}") if engine.url else ""
+        for types in ([A], [A, B]):
+            bus: Any = bus_at(f"{url}{'&' if '?' in url else '?'}name=life", "", keep=days(7))(
+                tmp_path, clock=VirtualClock(), owner="one"
+            )
+            _watch(bus, used)
+            bus._settles_ms = -1  # which still asks
+            await bus.open()
+            await bus.expect({**receivers, "receiver": types})
+            await bus.send("s", 0, 2, [envelope(len(types)), envelope(2 + len(types), data=b'"%s"' % (b"x" * 300_000))])
+            assert len(await Reader(bus).until(2)) == 2
+            await bus.close()
+    guide = (Path(__file__).parents[2] / "docs" / "how-to" / "aws.md").read_text()
+    documented: set[str] = set()
+    for text in _POLICIES.findall(guide):
+        policy = json.loads(text)
+        for statement in policy.get("Statement", [policy]):
+            documented |= set(statement["Action"])
+    assert used - _ANYBODY == {each for each in documented if not each.startswith(leaves_out)} - _TOLD
+
+
+def _watch(bus: Any, used: set[str]) -> None:
+    """Note in *used* the right that each call of *bus* needs."""
+    real = bus._clients.of
+    watched: set[int] = set()
+
+    def note(model: Any, **_: object) -> None:
+        operation = f"{model.service_model.signing_name}:{model.name}"
+        used.add(_RIGHTS.get(operation, operation))
+
+    async def of(service: str) -> Any:
+        client = await real(service)
+        if id(client) not in watched:
+            watched.add(id(client))
+            client.meta.events.register("before-call", note)
+        return client
+
+    bus._clients.of = of
 
 
 @pytest.mark.parametrize(
