@@ -85,7 +85,7 @@ class Place:
     def _keep(self, type_: str, service: str, origin: int, messages: list[Message]) -> list[Message]:
         """Append; those that were not there."""
         now = self._clock.now_ms()
-        rows = [(each.id, type_, 1, each.key, service, now, None, None, origin, each.data) for each in messages]
+        rows = [(each.id, type_, 1, each.key, service, now, None, None, origin, each.data, 0) for each in messages]
         if self._connection.executemany(query("append_plain"), rows).rowcount == len(rows):
             return messages
         raise AssertionError("a broker that was not disturbed has sent something twice")

@@ -43,7 +43,7 @@ class Line(Protocol):
 
 
 class NatsLine:
-    """JetStream: a stream in files, ``publish_async``, a durable pull consumer that acknowledges the last of a batch."""
+    """JetStream: a stream in files, ``publish_async``, a durable pull consumer that confirms a batch by its last."""
 
     def __init__(self, url: str, name: str) -> None:
         self._url, self._name = url, name
@@ -75,9 +75,7 @@ class NatsLine:
         found = await self._pull.fetch(BATCH, timeout=_PATIENCE_S)
         self._last = found[-1]
         heads = [each.headers or {} for each in found]
-        return [
-            Message(head["Nats-Msg-Id"], head["key"], each.data) for each, head in zip(found, heads, strict=True)
-        ]
+        return [Message(head["Nats-Msg-Id"], head["key"], each.data) for each, head in zip(found, heads, strict=True)]
 
     async def acknowledge(self) -> None:
         """The last, and with it all before."""
@@ -164,6 +162,7 @@ class RabbitLine:
                 each.data,
                 routing_key=f"{self._name}.{type_}",
                 properties=Basic.Properties(delivery_mode=2, message_id=each.id, headers={"key": each.key}),
+                wait=False,
             )
             for each in messages
         ]
