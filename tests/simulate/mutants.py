@@ -393,7 +393,7 @@ def seen_too_far(patch: Patch) -> None:
 def received_before_kept(patch: Patch) -> None:
     move = Inlet._move
 
-    async def move_first(self: Inlet, after: dict[str, int]) -> int:
+    async def move_first(self: Inlet, after: dict[str, int]) -> bool:
         events = await self._bus.receive(self._service, after, 1)
         if events:
             async with self._store.unit() as early:

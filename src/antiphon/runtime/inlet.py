@@ -10,9 +10,6 @@ from antiphon.store.base import SqlStore
 from antiphon.store.quarantine import quarantine
 
 BATCH = 256
-#: After a batch that was not full it waits so long: events that come one by one share a commit, and all that follows
-#: from it. One that comes alone is taken at once.
-_LINGER_S = 0.002
 _REPORT_EVERY_MS = 5_000
 
 
@@ -44,19 +41,16 @@ class Inlet:
             after = {type_: positions.get(f"read:{type_}", 0) for type_ in self._types}
             while True:
                 self._waker.clear()
-                moved = await self._move(after)
-                if 0 < moved < BATCH:
-                    await self._clock.sleep(_LINGER_S)
-                elif not moved:
+                if not await self._move(after):
                     await self._report(min(after.values()))
                     await self._waker.wait(None if self._reported == min(after.values()) else _REPORT_EVERY_MS)
         finally:
             forget()
 
-    async def _move(self, after: dict[str, int]) -> int:
+    async def _move(self, after: dict[str, int]) -> bool:
         events = await self._bus.receive(self._service, after, BATCH)
         if not events:
-            return 0
+            return False
         upto = events[-1].seq
         here = (None, self._service)
         foreign = []
@@ -72,7 +66,7 @@ class Inlet:
                     await unit.move_position(f"read:{type_}", upto)
         for type_, seq in after.items():
             after[type_] = max(seq, upto)
-        return len(events)
+        return True
 
     async def _report(self, seq: int) -> None:
         """Tell the bus now and then how far this service is, so that it need not keep the rest."""
