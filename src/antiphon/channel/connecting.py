@@ -25,6 +25,7 @@ class Scheme:
     options: frozenset[str] = frozenset()
 
 
+_KAFKA = Scheme("kafka", joins=True, extra="kafka")
 _MQTT = Scheme("mqtt", sends=False, extra="mqtt")
 _NATS = Scheme("nats", joins=True, extra="nats")
 _RABBITMQ = Scheme("rabbitmq", joins=True, extra="rabbitmq")
@@ -37,6 +38,8 @@ _POSTGRES = Scheme("table", sends=False, extra="postgres", options=_ROWS)
 SCHEMES = {
     "amqp": _RABBITMQ,
     "amqps": _RABBITMQ,
+    "kafka": _KAFKA,
+    "kafka+ssl": _KAFKA,
     "nats": _NATS,
     "tls": _NATS,
     "redis": _REDIS,
