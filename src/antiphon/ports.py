@@ -82,6 +82,7 @@ class Partition(msgspec.Struct, frozen=True):
     part: int
     parts: int
     owner: str | None = None
+    lease_until_ms: int = 0
 
     @property
     def name(self) -> str:
