@@ -633,6 +633,40 @@ def test_a_password_is_shown_to_nobody() -> None:
         address("mariadb://db/app", "no such name")
 
 
+async def test_an_ordinary_user_is_enough(url: str, make: Make) -> None:
+    """All rights on databases of that beginning, and none on the server: stores are made, leases and wakes work."""
+    from antiphon.store.mariadb.connection import prefix_of
+
+    name, prefix = f"u{prefix_of(url)[-9:-1]}", prefix_of(url).replace("_", "\\_")
+    await asked(
+        url,
+        f"CREATE USER '{name}'@'%' IDENTIFIED BY 'pass@word'",
+        f"GRANT ALL ON `{prefix}%`.* TO '{name}'@'%'",
+    )
+    store = make(at=url.replace("root@", f"{name}:pass%40word@"), tables={"svc": NOTES})
+    try:
+        await store.open()
+        await store.register([handler("work")])
+        assert await store.acquire("svc.work", "one") is not None
+        await append(store, 1)
+        assert await store.is_alive("one")
+        task = asyncio.ensure_future(sleep_in(store))
+        async with asyncio.timeout(20):
+            await until(store, lambda asleep: asleep)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await until(store, lambda asleep: not asleep)
+    finally:
+        await store.close()
+        await asked(url, f"DROP USER '{name}'@'%'")
+
+
+async def sleep_in(store: MariaStore) -> None:
+    """A unit that is long in the server."""
+    async with store.unit() as unit:
+        await unit.fetch_all("SELECT sleep(60)")
+
+
 async def test_a_server_that_is_not_there_is_a_store_error(make: Make) -> None:
     """It is tried again later, as any store that does not answer."""
     with pytest.raises(StoreError):
