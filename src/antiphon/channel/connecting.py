@@ -14,21 +14,44 @@ from antiphon.ports import Clock, Sink, Source
 
 @dataclass(frozen=True)
 class Scheme:
-    """What a scheme of URLs can: its module, what it can do, the extra of its library, and the options it knows."""
+    """What a scheme of URLs can: its module, what it can do (*joins*: regions), the extra of its library, and the
+    options it knows."""
 
     module: str
     receives: bool = True
     sends: bool = True
+    joins: bool = False
     extra: str | None = None
     options: frozenset[str] = frozenset()
 
 
-_RABBITMQ = Scheme("rabbitmq", extra="rabbitmq")
+_KAFKA = Scheme("kafka", joins=True, extra="kafka")
+_MQTT = Scheme("mqtt", sends=False, extra="mqtt")
+_NATS = Scheme("nats", joins=True, extra="nats")
+_RABBITMQ = Scheme("rabbitmq", joins=True, extra="rabbitmq")
+_REDIS = Scheme("redis", joins=True, extra="redis")
+_ROWS = frozenset({"column", "key", "where", "every", "late"})
+_MARIADB = Scheme("table", sends=False, extra="mariadb", options=_ROWS)
+_POSTGRES = Scheme("table", sends=False, extra="postgres", options=_ROWS)
 
 #: By the URL's scheme.
 SCHEMES = {
     "amqp": _RABBITMQ,
     "amqps": _RABBITMQ,
+    "kafka": _KAFKA,
+    "kafka+ssl": _KAFKA,
+    "nats": _NATS,
+    "tls": _NATS,
+    "redis": _REDIS,
+    "rediss": _REDIS,
+    "table+sqlite": Scheme("table", sends=False, options=_ROWS),
+    "table+postgresql": _POSTGRES,
+    "table+postgres": _POSTGRES,
+    "table+mariadb": _MARIADB,
+    "table+mysql": _MARIADB,
+    "webhook": Scheme("webhook", sends=False, options=frozenset({"secret", "signature", "id", "tolerance"})),
+    "mqtt": _MQTT,
+    "mqtts": _MQTT,
     "folder": Scheme("folder", options=frozenset({"every", "delimiter", "encoding"})),
 }
 

@@ -31,7 +31,7 @@ from antiphon.testing.conformance.places import (
 )
 from antiphon.testing.conformance.talking import TALKING_CHECKS
 from antiphon.testing.conformance.timers import TIMER_CHECKS
-from antiphon.testing.emulators import MiniStack
+from antiphon.testing.emulators import MiniStack, MiniStackEventBridge, MiniStackUnordered
 from antiphon.testing.kafka import KafkaServer
 from antiphon.testing.mariadb import MariadbServer
 from antiphon.testing.servers import NatsServer, PostgresServer, RabbitServer, RedisServer, Server, listens_at, running
@@ -147,11 +147,13 @@ ENGINES = (
         stores=databases_of_stores,
         buses=databases_of_buses,
     ),
-    Engine("nats", "nats://127.0.0.1:4222", frozenset({"rereads"}), NatsServer),
-    Engine("redis", "redis://127.0.0.1:6379", frozenset({"rereads", "positions"}), RedisServer),
-    Engine("rabbitmq", "amqp://guest:guest@127.0.0.1:5672", frozenset(), RabbitServer),
-    Engine("sqs", "sqs://127.0.0.1:4566", frozenset(), MiniStack),
-    Engine("kafka", "kafka://127.0.0.1:9092", frozenset(), KafkaServer),
+    Engine("nats", "nats://127.0.0.1:4222", frozenset({"order", "rereads"}), NatsServer),
+    Engine("redis", "redis://127.0.0.1:6379", frozenset({"order", "rereads", "positions"}), RedisServer),
+    Engine("rabbitmq", "amqp://guest:guest@127.0.0.1:5672", frozenset({"order"}), RabbitServer),
+    Engine("sqs", "sqs://127.0.0.1:4566", frozenset({"order"}), MiniStack),
+    Engine("sqs-standard", "sqs://127.0.0.1:4566?order=none", frozenset(), MiniStackUnordered),
+    Engine("eventbridge", "eventbridge://127.0.0.1:4566?order=none", frozenset(), MiniStackEventBridge),
+    Engine("kafka", "kafka://127.0.0.1:9092", frozenset({"order"}), KafkaServer),
 )
 
 
