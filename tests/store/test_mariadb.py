@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
 from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -546,6 +547,29 @@ async def test_mariadb_understands_every_block(store: MariaStore) -> None:
             except errors.MySQLError as error:
                 wrong[name] = str(error)
     assert wrong == {}
+
+
+async def test_the_event_tables_show_what_they_hold(store: MariaStore) -> None:
+    """Each view can be read, by any client in any time zone; times are UTC with their zone."""
+    await store.register([handler("work")])
+    event = envelope(1, key="k1")
+    async with store.unit() as unit:
+        await unit.append([(event, PUBLISHED)])
+    views = await store.fetch_all("SELECT table_name FROM information_schema.views WHERE table_schema = database()")
+    assert len(views) >= 8
+    async with store._readers.session() as session:
+        await session.say("SET SESSION time_zone = '+05:00'")
+        for (name,) in views:
+            await session.ask(f"SELECT * FROM {name}")
+        shown = await session.ask("SELECT EVENT_ID, STATUS, CREATED_DTTM FROM antiphon_events")
+        assert shown == ((event.id, "UNPROCESSED", utc(event.time_ms)),)
+        assert await session.ask("SELECT HANDLER, WAITING FROM antiphon_lag") == (("svc.work", 1),)
+        await session.say("SET SESSION time_zone = '+00:00'")
+
+
+def utc(ms: int) -> str:
+    """A wall time as the views show it."""
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 # ---------------------------------------------------------------------- tables, addresses and versions
