@@ -16,19 +16,20 @@ FLOORS = (
     {"ports"},
     {"wire", "policy"},
     {"store", "broker"},
+    {"channel"},
     {"runtime"},
     {"declaring"},
     {"workflow"},
     {"service"},
     {"app"},
     {"__init__"},
-    {"gateway", "console", "cli", "demo", "testing", "sqlalchemy", "bench"},
+    {"gateway", "console", "cli", "demo", "deploy", "testing", "sqlalchemy", "bench"},
     {"simulate"},
     {"__main__"},
 )
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
 # The command line is where the program is put together: it may know these, when a command needs them.
-COMPOSED = {("cli", "gateway"), ("cli", "demo"), ("cli", "bench"), ("cli", "simulate")}
+COMPOSED = {("cli", "gateway"), ("cli", "demo"), ("cli", "bench"), ("cli", "simulate"), ("cli", "deploy")}
 # `app.test()` is how an app is tested, and the kit stands above the app: it is imported when it is called.
 # The kit in turn sends its requests through the real gateway.
 COMPOSED |= {("app", "testing"), ("testing", "gateway")}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable, Container
+from collections.abc import AsyncIterator, Callable, Container, Iterable, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from datetime import datetime, timedelta
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args, overload
 
 from antiphon.declaring import caller, check_name, known_options, place, place_of
 from antiphon.errors import AntiphonError, DeclarationError
+from antiphon.model.channels import ChannelSpec, Decode, Encode, Identify
 from antiphon.model.commands import Command, Refused, TimedOut
 from antiphon.model.events import MAX_PAYLOAD, EventType, event_type_of
 from antiphon.model.handlers import ServiceSpec
@@ -75,6 +76,8 @@ class App:
         self.max_payload = max_payload
         self.ingress = ingress
         self.services = _by_name(services, self._where)
+        #: What the app has declared with `channel`, by name.
+        self.channels: dict[str, ChannelSpec] = {}
         self._runtime: Runtime | None = None
         #: What the simulator is told: what must hold, what comes in, who stands in for an address outside.
         self.invariants: list[InvariantSpec] = []
@@ -108,10 +111,72 @@ class App:
         """
         return self._declared()
 
+    @property
+    def all_specs(self) -> tuple[ServiceSpec, ...]:
+        """What runs of this app: its services, and its channels, which are run as such."""
+        if not self.channels:
+            return self.specs
+        from antiphon.channel.declaration import service_of
+
+        return (*self.specs, *map(service_of, self.channels.values()))
+
     @cached_property
     def event_types(self) -> dict[str, EventType]:
-        """All event types that the services handle or publish, by name."""
-        return _event_types(self.specs)
+        """All event types that the services and channels handle or publish, by name."""
+        return _event_types(self.all_specs)
+
+    @known_options
+    def channel(
+        self,
+        url: str,
+        *,
+        name: str | None = None,
+        inbound: Mapping[str, type | Iterable[type]] | None = None,
+        outbound: Mapping[str, type | Iterable[type]] | None = None,
+        decode: Decode | None = None,
+        encode: Encode | None = None,
+        identify: Identify | None = None,
+        region: str | None = None,
+        peer: str | None = None,
+        replicate: Iterable[type] = (),
+        options: Mapping[str, Any] | None = None,
+    ) -> ChannelSpec:
+        """Join the app with a system beside it, at *url*: what comes from there, and what goes there.
+
+        *inbound* and *outbound* name the places of the foreign system (queues, streams, subjects, files, tables) with
+        the events that come or go there. CloudEvents are understood as they are, and so is the JSON of the one event
+        that a place is declared with; *decode* makes events of any other message (None: it is none), *encode* gives
+        what is sent for one. *identify* gives the text by which a message is known if it comes twice. With *region*
+        and *peer* it joins two regions of one app, which *replicate* events to each other. *options* are those of the
+        URL's scheme. The channel runs as a service of its *name* does. Raises DeclarationError for what cannot work.
+        """
+        from antiphon.channel.declaration import declare
+
+        where = place(caller())
+        if name is None:
+            name = f"to_{peer}".replace("-", "_") if peer is not None else "channel"
+        check_name(name, "a channel", where)
+        if name in self.services or name in self.channels:
+            raise DeclarationError(
+                f"{name!r} is a service or channel of this app already", where=where, mend="name=..."
+            )
+        declared = declare(
+            name,
+            self.name,
+            url,
+            inbound=inbound,
+            outbound=outbound,
+            region=region,
+            peer=peer,
+            replicate=tuple(replicate),
+            where=where,
+            functions={"decode": decode, "encode": encode, "identify": identify},
+            options=options or {},
+        )
+        self.channels[name] = declared
+        self.__dict__.pop("event_types", None)
+        _event_types(self.all_specs)
+        return declared
 
     async def publish(
         self,
@@ -215,7 +280,7 @@ class App:
     def producer_of(self, event_type: EventType, among: Container[str] | None = None) -> str:
         """The service that an event is published as when nobody says: of those *among* which to choose (None:
         all), one that declares that it publishes it, else one that handles it, else the first."""
-        here = [spec for spec in self.specs if among is None or spec.name in among]
+        here = [spec for spec in self.all_specs if among is None or spec.name in among]
         for types_of in (_published_types, _handled_types):
             for spec in here:
                 if any(known.name == event_type.name for known in types_of(spec)):
@@ -232,7 +297,7 @@ class App:
         store: str | None = None,
         bus: str | None = None,
     ) -> AsyncIterator[Runtime]:
-        """Run the app, or only *services* of it, on the directory *data* for the length of the block.
+        """Run the app, or only *services* (and channels) of it, on the directory *data* for the length of the block.
 
         *store* and *bus* are the URLs of database and bus where they are others than the app's. Raises
         DeclarationError for one that nobody knows, StoreError.
@@ -243,7 +308,7 @@ class App:
             raise AntiphonError(f"app {self.name!r} runs in this process already")
         runtime = Runtime(
             self.name,
-            self.specs,
+            self.all_specs,
             data=Path(data),
             own_stores=self.own_stores,
             services=services,

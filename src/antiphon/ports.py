@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from antiphon.errors import InvalidEvent
+from antiphon.model.channels import Message
 from antiphon.model.delivery import Failure, Status, Verdict
 from antiphon.model.effects import Effect
 from antiphon.model.envelope import Envelope
@@ -71,8 +72,31 @@ class OpenDelivery(msgspec.Struct, frozen=True):
     first_ms: int | None
 
 
+class Partition(msgspec.Struct, frozen=True):
+    """A part of the events of a handler, with a cursor and a lease of its own; all those of a key are in one.
+
+    *parts* is a power of two, and *part* less than that. Most handlers have one partition, 0 of 1.
+    """
+
+    handler: str
+    part: int
+    parts: int
+    owner: str | None = None
+
+    @property
+    def name(self) -> str:
+        """By which its lease is taken."""
+        return partition_name(self.handler, self.part)
+
+
+def partition_name(handler: str, part: int) -> str:
+    """The name of a partition: the handler's own for the first, with its number for any other."""
+    return f"{handler}#{part}" if part else handler
+
+
 class Lease(msgspec.Struct):
-    """A worker's exclusive, time-bounded claim on a handler. *epoch* is the fencing token, *seq* the cursor."""
+    """A worker's exclusive, time-bounded claim on a partition of a handler. *epoch* is the fencing token, *seq* the
+    cursor; up to *seen_seq* there is nothing after it."""
 
     handler: str
     handler_id: int
@@ -80,6 +104,14 @@ class Lease(msgspec.Struct):
     epoch: int
     seq: int
     suspect_seq: int = 0
+    part: int = 0
+    parts: int = 1
+    seen_seq: int = 0
+
+    @property
+    def name(self) -> str:
+        """That of the partition."""
+        return partition_name(self.handler, self.part)
 
 
 class Settled(msgspec.Struct, frozen=True):
@@ -219,20 +251,28 @@ class Log(Protocol):
 
 
 class Leases(Protocol):
-    """Who may run a handler. One owner at a time, and a fence against the one before."""
+    """Who may run a partition of a handler. One owner at a time, and a fence against the one before."""
 
     def neighbours(self) -> dict[str, frozenset[str]]:
         """The services of every live worker on this store, this one included, by owner."""
 
-    async def acquire(self, handler: str, owner: str) -> Lease | None:
-        """Take the handler's lease if it is free, expired, its owner is dead, or *owner* has it and does not use
-        it (it could not release it); None otherwise."""
+    async def partitions(self) -> list[Partition]:
+        """The partitions of every handler, in order. Those of one handler share all of its events among them."""
+
+    async def acquire(self, partition: str, owner: str) -> Lease | None:
+        """Take the lease of a partition (a handler's name is that of its first) if it is free, expired, its owner is
+        dead, or *owner* has it and does not use it (it could not release it); None otherwise."""
 
     async def renew(self, owner: str) -> frozenset[str]:
-        """Extend every lease of *owner*; returns the handlers that it still holds."""
+        """Extend every lease of *owner*; returns the names of the partitions that it still holds."""
 
     async def release(self, lease: Lease) -> None:
         """Give the lease back. What was IN_PROGRESS becomes due at once, and nobody is suspected."""
+
+    async def split(self, lease: Lease, parts: int) -> None:
+        """Give the lease back as `release` does, and have the partition be several: those of *parts* (a larger power
+        of two) that together have its events. Each has the cursor, and the deliveries and history of its own events.
+        In one transaction. Fenced: raises LeaseLost."""
 
 
 class Deliveries(Protocol):
@@ -246,7 +286,8 @@ class Deliveries(Protocol):
         """
 
     async def read_fresh(self, lease: Lease, types: Sequence[str], limit: int) -> list[LoggedEvent]:
-        """The next events of *types* after the cursor, in order; of INTERNAL ones, those of its own service."""
+        """The next events of *types* after the cursor that are the partition's, in order; of INTERNAL ones, those of
+        its own service."""
 
     async def read_due(self, lease: Lease, limit: int) -> list[OpenDelivery]:
         """Deliveries whose time has come, earliest first, never two of a key out of order."""
@@ -366,3 +407,38 @@ class MakeBus(Protocol):
     """Makes a bus that is not open yet: at *path*, if it lies beside the stores. *place* is for those alone."""
 
     def __call__(self, path: Path, *, clock: Clock, owner: str, **place: Any) -> Bus: ...
+
+
+class Source(Protocol):
+    """Where the messages of a foreign system come from. One object for each time that it is connected.
+
+    All but `close` raise BusError or OSError when it cannot be done now; then the source is closed, and a new one is
+    opened after a while.
+    """
+
+    async def open(self, notes: Mapping[str, str]) -> None:
+        """Connect. *notes* are those of all messages taken so far, the last one of each name."""
+
+    async def receive(self, limit: int) -> Sequence[Message]:
+        """The next messages, in the order of their place, up to *limit*. Waits until there is one, or a while. What is
+        not acknowledged when this object is closed comes again from the next one. Cancellable."""
+
+    async def acknowledge(self, messages: Sequence[Message]) -> None:
+        """All that was received up to and with *messages* has been taken durably."""
+
+    async def close(self) -> None:
+        """Disconnect; what breaks then is ignored. Idempotent."""
+
+
+class Sink(Protocol):
+    """Where messages to a foreign system go. One object for each time that it is connected; errors as a source's."""
+
+    async def open(self) -> None:
+        """Connect."""
+
+    async def send(self, messages: Sequence[Message]) -> Mapping[int, str]:
+        """Send *messages*, in their order; returns when the other side has confirmed them. Those that it will never
+        take are returned by their index, with the reason."""
+
+    async def close(self) -> None:
+        """Disconnect; what breaks then is ignored. Idempotent."""

@@ -29,7 +29,7 @@ from antiphon.model.events import MAX_PAYLOAD
 from antiphon.ports import INTERNAL, PUBLISHED
 from antiphon.runtime.clock import SystemClock
 from antiphon.runtime.transaction import Publisher
-from antiphon.store.rows import log_row
+from antiphon.store.rows import bucket_of, log_row
 from antiphon.store.sqlite.connection import connect, has_wal_reset_race, refuse_network_file_system, translated
 from antiphon.store.sqlite.host import Gate, host_folder, ring
 from antiphon.store.sqlite.migrations import migrate
@@ -140,7 +140,7 @@ def publish_sync(
         )
     if connection.get_execution_options().get(_READ_ONLY):
         raise DeclarationError("the session is bound to read_only(engine)", where=event_type.name)
-    row = log_row(envelope, INTERNAL if event_type.domain else PUBLISHED)
+    row = (*log_row(envelope, INTERNAL if event_type.domain else PUBLISHED), bucket_of(envelope.key, envelope.id))
     try:
         connection.exec_driver_sql(query("append"), row)
     except OperationalError as error:

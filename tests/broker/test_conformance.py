@@ -50,4 +50,4 @@ def test_the_command_counts_what_passes_and_what_is_not_there(capsys: pytest.Cap
 def test_an_engine_that_nobody_knows(capsys: pytest.CaptureFixture[str]) -> None:
     """The error names those that there are."""
     assert main(["conformance", "--engine", "abacus"]) == 2
-    assert "There are: sqlite, postgres, nats, redis, rabbitmq" in capsys.readouterr().err
+    assert "There are: sqlite, postgres, nats, redis, rabbitmq, sqs" in capsys.readouterr().err

@@ -35,7 +35,7 @@ MUTANTS = [
     ("open_keys", "handler_id = ?", "handler_id <> ?"),
     ("read_owed", "origin <> 2", "origin >= 0"),
     ("put_timer", "CASE WHEN recurrence IS excluded.recurrence THEN due_ms ELSE excluded.due_ms END", "due_ms"),
-    ("put_handler", "ON CONFLICT (name) DO NOTHING", "ON CONFLICT (name) DO UPDATE SET seq = excluded.seq"),
+    ("put_handler", "ON CONFLICT (name, part) DO NOTHING", "ON CONFLICT (name, part) DO UPDATE SET seq = excluded.seq"),
     ("due_timers", "due_ms <= ?", "due_ms <= ? + 30000"),
     ("end_timer", "WHERE id = ?", "WHERE id = ? AND 0"),
     ("latest_store_ms", "coalesce(", "0 * coalesce("),
@@ -45,6 +45,12 @@ MUTANTS = [
     ("put_effect", "result = excluded.result", "result = result"),
     ("lanes", "d.lane > found.lane", "d.lane < found.lane"),
     ("due_in_lane", "d.lane = ?4", "d.lane >= ?4"),
+    ("read_owed", "bucket & ?5 = ?6", "bucket & ?5 >= ?6"),
+    ("read_owed", "bucket & ?5 = ?6", "bucket & (?5 / 2) = ?6"),
+    ("part_bucket", "l.bucket", "0 * l.bucket"),
+    ("put_partition", "first_id, id), seq, service, seq,", "first_id, id), seq, service, 0 * seq,"),
+    ("give_back_split", "epoch = epoch + 1", "epoch = epoch"),
+    ("give_back_split", "owner = NULL", "owner = owner"),
 ]
 
 

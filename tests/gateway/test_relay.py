@@ -157,6 +157,19 @@ async def test_nothing_goes_round_in_circles(tmp_path: Path) -> None:
         assert (await client.post("/far/x", headers={"antiphon-hop": "someone"})).status_code == 503
 
 
+async def test_a_service_of_another_machine_is_asked_where_it_was_said(tmp_path: Path) -> None:
+    """Processes that share no directory, or one but not the loopback interface: what was said counts."""
+    async with served(tmp_path / "there", shop(), far(), only=["far"]) as (there, _):
+        said = {"far": str(there.base_url).rstrip("/")}
+        async with served(tmp_path / "here", shop(), far(), only=["shop"], elsewhere=said) as (client, runtime):
+            assert (await client.post("/far/x")).status_code == 200
+            leave(tmp_path / "here", runtime.owner, "http://127.0.0.1:9")
+            assert (await client.post("/far/x")).status_code == 200
+        said = {"far": "http://127.0.0.1:9"}
+        async with served(tmp_path / "here", shop(), far(), only=["shop"], elsewhere=said) as (client, _):
+            assert (await client.post("/far/x")).status_code == 503
+
+
 @pytest.mark.parametrize("said", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf an ans"])
 async def test_a_service_that_breaks_off_is_told_apart(
     tmp_path: Path, said: bytes, caplog: pytest.LogCaptureFixture

@@ -13,7 +13,7 @@ from antiphon.model.events import event_type_of
 from antiphon.model.handlers import HandlerSpec
 from antiphon.ports import Lease
 from antiphon.runtime.clock import SystemClock
-from antiphon.store.rows import log_row
+from antiphon.store.rows import bucket_of, log_row
 from antiphon.store.sqlite.bus import SqliteBus
 from antiphon.store.sqlite.queries import query
 from antiphon.store.sqlite.store import SqliteStore
@@ -46,7 +46,7 @@ def committed_between_reads(store: SqliteStore) -> Callable[[str], None]:
                 for type_ in ("Asked", "Answered"):
                     event_id = store.clock.new_id()
                     envelope = Envelope(event_id, type_, 1, None, "elsewhere", 0, b'{"n":1}', event_id)
-                    other.execute(query("append"), log_row(envelope, 0))
+                    other.execute(query("append"), (*log_row(envelope, 0), bucket_of(None, event_id)))
 
     return statement
 

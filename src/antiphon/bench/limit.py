@@ -74,7 +74,7 @@ class HandWritten:
         self._connection.executemany(
             query("append_plain"),
             [
-                (new_id(), "OrderPlaced", 1, order.customer, "shop", now, None, None, PUBLISHED, encode(order))
+                (new_id(), "OrderPlaced", 1, order.customer, "shop", now, None, None, PUBLISHED, encode(order), 0)
                 for order in workload.orders(start, count)
             ],
         )
@@ -89,7 +89,7 @@ class HandWritten:
             accounts.append((customer, cents))
             follow_up = encode({"order_id": data["order_id"], "customer": customer, "cents": cents})
             billed.append(
-                (new_id(), "OrderBilled", 1, customer, "billing", now, event_id, event_id, PUBLISHED, follow_up)
+                (new_id(), "OrderBilled", 1, customer, "billing", now, event_id, event_id, PUBLISHED, follow_up, 0)
             )
         self._connection.executemany(workload.BILL, accounts)
         self._connection.executemany(query("append_plain"), billed)

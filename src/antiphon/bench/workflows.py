@@ -114,7 +114,9 @@ class HandWritten:
 
     def _publish(self, numbers: range) -> list[tuple[Any, ...]]:
         encode, new_id, now = msgspec.json.Encoder().encode, self._clock.new_id, self._clock.now_ms()
-        rows = [(new_id(), "Begun", 1, str(n), "flows", now, None, None, PUBLISHED, encode(Begun(n))) for n in numbers]
+        rows = [
+            (new_id(), "Begun", 1, str(n), "flows", now, None, None, PUBLISHED, encode(Begun(n)), 0) for n in numbers
+        ]
         self._connection.executemany(query("append_plain"), rows)
         return rows
 
@@ -122,7 +124,7 @@ class HandWritten:
         decode, encode, new_id = msgspec.json.decode, msgspec.json.encode, self._clock.new_id
         now, execute = self._clock.now_ms(), self._connection.execute
         done, records, ended = [], [], []
-        for event_id, _, _, key, *_, data in rows:
+        for event_id, _, _, key, *_, data, _ in rows:
             n = decode(data)["n"]
             done += [(n, step) for step in range(STEPS)]
             result = encode({"value": {"n": n, "last": STEPS - 1}, "type": "Ended", "version": 1})
@@ -133,7 +135,7 @@ class HandWritten:
                 for step in range(1, STEPS + 1)
             ]
             follow_up = encode({"n": n, "last": STEPS - 1})
-            ended.append((new_id(), "Ended", 1, key, "flows", now, event_id, event_id, PUBLISHED, follow_up))
+            ended.append((new_id(), "Ended", 1, key, "flows", now, event_id, event_id, PUBLISHED, follow_up, 0))
         self._connection.executemany(_DONE, done)
         self._connection.executemany(query("put_record"), records)
         self._connection.executemany(query("append_plain"), ended)

@@ -21,6 +21,7 @@ _BUSES = {
     "rediss": ("redis", "RedisBus", "redis"),
     "amqp": ("rabbitmq", "RabbitBus", "rabbitmq"),
     "amqps": ("rabbitmq", "RabbitBus", "rabbitmq"),
+    "sqs": ("sqs", "SqsBus", "aws"),
 }
 _NAME = re.compile(r"[a-z0-9_]{1,64}")
 

@@ -4,26 +4,24 @@ A message is what CloudEvents says for AMQP: attributes as application propertie
 its routing key is the event's type. Publishing is confirmed, messages are persistent. A queue has one active consumer,
 so it comes in order, also where several processes run one service; the broker counts nothing and drops nothing.
 
-RabbitMQ has no positions. Messages are numbered as they come, from the receiver's own position on, and are
-acknowledged when it asks for what comes after them: by then they are in its store. What was not acknowledged comes
-again, under new numbers, and the inbox knows its ids.
+RabbitMQ has no positions: see ``numbered``.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 import aiormq
 from aiormq.abc import AbstractChannel, AbstractConnection, DeliveredMessage
 from aiormq.exceptions import AMQPError, ChannelInvalidStateError
 from pamqp.commands import Basic
 
-from antiphon.broker.feed import AGAIN, Feed, Feeds
+from antiphon.broker.feed import AGAIN, Feed
 from antiphon.broker.naming import quoted, shown
+from antiphon.broker.numbered import NumberedFeeds
 from antiphon.errors import BusError, InvalidEvent
 from antiphon.model.envelope import Envelope
 from antiphon.ports import Ability, Clock, LoggedEvent, Unreadable
@@ -35,34 +33,20 @@ _PERSISTENT = 2
 #: From this version on, a queue drops what came back twenty times unless it is told not to.
 _LIMITS_DELIVERIES = 4
 _ERRORS = (AMQPError, ChannelInvalidStateError)
-_JUMP = 1 << 32
 
 
-class _Open(NamedTuple):
-    """A message that is not acknowledged: its number, the broker's *tag*, whether the receiver has no use for it."""
-
-    seq: int
-    tag: int
-    is_skipped: bool
-
-
-class RabbitBus(Feeds):
+class RabbitBus(NumberedFeeds[int]):
     """A bus on a RabbitMQ exchange (``ports.Bus``). What was taken is gone, whatever *keep* says."""
 
     abilities: frozenset[Ability] = frozenset()
 
     def __init__(self, url: str, *, name: str, clock: Clock, keep: timedelta) -> None:
-        super().__init__(shown(url))
+        super().__init__(shown(url), clock)
         self._url = url
         self._exchange = f"antiphon.{name}"
-        self._clock = clock
         self._connection: AbstractConnection | None = None
         self._publishing: AbstractChannel | None = None
         self._connecting = asyncio.Lock()
-        # What came to each receiver and was not acknowledged: its number, and the broker's.
-        self._open: dict[str, deque[_Open]] = {}
-        # Where each receiver was at its last look, and the number of the last message that it was given then.
-        self._given: dict[str, tuple[dict[str, int] | None, int]] = {}
         self._channels: dict[str, AbstractChannel] = {}
 
     async def open(self) -> None:
@@ -96,48 +80,6 @@ class RabbitBus(Feeds):
         if refused := [each for each in confirms if not isinstance(each, Basic.Ack)]:
             raise BusError(f"it refused {len(refused)} of {len(events)} events", where=self._where)
         return upto_seq
-
-    async def position(self, sender: str) -> int | None:
-        """Nothing: the sender's note counts."""
-        return None
-
-    async def receive(self, receiver: str, after: Mapping[str, int], limit: int) -> Sequence[LoggedEvent | Unreadable]:
-        """Acknowledge what lies before *after*, which the receiver has; what comes next. Raises BusError."""
-        before, last = self._given.get(receiver, (None, -1))
-        if before is None or dict(after) == before or set(after.values()) == {last}:
-            await self._acknowledge(receiver, -1 if dict(after) == before else last)
-        else:
-            # It begins anew, from a position that was not reached here: what these numbers stood for is not known to
-            # be in its store.
-            await self._begin_anew(receiver)
-        try:
-            found = await super().receive(receiver, after, limit)
-        except BusError:
-            await self._begin_anew(receiver)
-            raise
-        self._given[receiver] = dict(after), found[-1].seq if found else last
-        return found
-
-    async def _acknowledge(self, receiver: str, upto: int) -> None:
-        """Acknowledge what has a number up to *upto*, and what is not for this receiver."""
-        taken = 0
-        unconfirmed = self._open.get(receiver, deque())
-        while unconfirmed and (unconfirmed[0].seq <= upto or unconfirmed[0].is_skipped):
-            taken = unconfirmed.popleft().tag
-        if taken:
-            async with self._translated("cannot take an acknowledgement", *_ERRORS):
-                await self._channels[receiver].basic_ack(taken, multiple=True)
-
-    async def _begin_anew(self, receiver: str) -> None:
-        """Give back what was not acknowledged: it comes again, under new numbers."""
-        self._given.pop(receiver, None)
-        self._open.pop(receiver, None)
-        feed = self._feeds.pop(receiver, None)
-        if feed is not None:
-            await feed.close()
-
-    async def report(self, receiver: str, seq: int) -> None:
-        """Nothing: what was taken has been acknowledged."""
 
     async def destroy(self, receivers: Iterable[str]) -> None:
         """Remove the exchange and the queues of *receivers*, with all that they hold. Raises BusError."""
@@ -184,16 +126,14 @@ class RabbitBus(Feeds):
             body, exchange=self._exchange, routing_key=quoted(event.type), properties=properties
         )
 
-    async def _newest(self) -> int:
-        """Nobody knows what is on its way; it wakes when it is here."""
-        return 0
+    async def _confirm(self, receiver: str, tags: Sequence[int]) -> None:
+        async with self._translated("cannot take an acknowledgement", *_ERRORS):
+            await self._channels[receiver].basic_ack(tags[-1], multiple=True)
 
     async def _fill(self, feed: Feed) -> None:
         await self._channel()
         channel = self._channels[feed.receiver] = await self._new_channel()
-        unconfirmed = self._open[feed.receiver] = deque()
-        # Beyond all of the receiver's positions, and by chance: the numbers of two processes never agree.
-        feed.position = feed.highest + 1 + int(self._clock.random() * _JUMP)
+        self._begin(feed)
         came: asyncio.Queue[DeliveredMessage | None] = asyncio.Queue()
         async with self._translated("cannot be consumed", *_ERRORS):
             await channel.basic_qos(prefetch_count=_PREFETCH)
@@ -203,11 +143,7 @@ class RabbitBus(Feeds):
         try:
             while (message := await came.get()) is not None:
                 event = self._event(feed.position + 1, message, feed.types)
-                seq = feed.position + (event is not None)
-                unconfirmed.append(_Open(seq, message.delivery_tag or 0, event is None))
-                await feed.put(seq, event)
-                if event is None:
-                    self._wake()
+                await self._came(feed, message.delivery_tag or 0, event)
             raise BusError("the connection was lost", where=self._where, mend=AGAIN)
         finally:
             if not channel.is_closed:

@@ -7,8 +7,9 @@ import os
 import re
 from datetime import timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
-DATA, STORE = "ANTIPHON_DATA", "ANTIPHON_STORE"
+DATA, STORE, BUS = "ANTIPHON_DATA", "ANTIPHON_STORE", "ANTIPHON_BUS"
 _UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
 
@@ -45,6 +46,16 @@ def add_stores(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_bus(parser: argparse.ArgumentParser) -> None:
+    """The broker between the services, as ``bus``."""
+    parser.add_argument(
+        "--bus",
+        metavar="URL",
+        default=os.environ.get(BUS) or None,
+        help=f"the broker between the services: nats://, redis://, amqp:// (default: ${BUS}, else as the app says)",
+    )
+
+
 def add_json(parser: argparse._ActionsContainer, what: str = "one JSON object") -> None:
     """The switch to machine-readable output, as ``json``."""
     parser.add_argument("--json", action="store_true", help=f"print {what}")
@@ -61,6 +72,18 @@ def span(text: str) -> timedelta:
 def names(text: str) -> list[str]:
     """Names with commas between them."""
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def addresses(text: str) -> dict[str, str]:
+    """URLs of services by name: ``booking=http://booking:8000``, with commas between them."""
+    found = {}
+    for each in names(text):
+        name, _, url = each.partition("=")
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
+            raise argparse.ArgumentTypeError(f"{each!r} is no address; write booking=http://booking:8000")
+        found[name] = url.rstrip("/")
+    return found
 
 
 def positive(text: str) -> int:

@@ -33,7 +33,7 @@ def _check(options: argparse.Namespace) -> int:
     from antiphon.policy import choreography
 
     app = load(options.app)
-    findings = choreography.check(app.specs)
+    findings = choreography.check(app.all_specs)
     errors = sum(finding.severity == "error" for finding in findings)
     warnings = len(findings) - errors
     if options.json:
@@ -50,7 +50,7 @@ def _graph(options: argparse.Namespace) -> int:
     from antiphon.policy import choreography, drawing
 
     app = load(options.app)
-    drawn = choreography.graph(app.specs)
+    drawn = choreography.graph(app.all_specs)
     if options.json:
         output.emit(drawn)
     elif options.svg is None:

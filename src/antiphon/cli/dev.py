@@ -87,5 +87,8 @@ def _arguments_of_run(options: argparse.Namespace) -> list[str]:
         given += ["--port", str(options.port)]
     if options.services is not None:
         given += ["--services", ",".join(options.services)]
+    given += [f"--{name}={url}" for name in ("store", "bus") if (url := getattr(options, name)) is not None]
+    if options.elsewhere:
+        given += ["--elsewhere", ",".join(f"{name}={url}" for name, url in options.elsewhere.items())]
     given += [f"--{flag}" for flag, wanted in (("no-gateway", options.no_gateway), ("json", options.json)) if wanted]
     return [*given, "--grace", f"{options.grace.total_seconds()}s"]

@@ -50,6 +50,7 @@ COMMANDS = {
     "effect": Command("look at calls to the outside, say what became of them", "antiphon.cli.effect:effect"),
     "prune": Command("remove old events that nobody needs", "antiphon.cli.upkeep:prune"),
     "backup": Command("copy the stores while they are in use", "antiphon.cli.upkeep:backup"),
+    "deploy": Command("write what a deployment is made of", "antiphon.cli.deploy:deploy"),
     "doctor": Command("look at this machine and the data directory", "antiphon.cli.doctor:doctor"),
 }
 

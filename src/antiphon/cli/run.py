@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from antiphon.app import App
 
 GATEWAY = "gateway"
-BUS = "ANTIPHON_BUS"
+ELSEWHERE = "ANTIPHON_ELSEWHERE"
 DEFAULT_PORT = 8000
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -37,12 +37,7 @@ def run(parser: argparse.ArgumentParser) -> None:
 def add_running(parser: argparse.ArgumentParser) -> None:
     """Give *parser* what ``run`` and ``dev`` have in common."""
     arguments.add_stores(parser)
-    parser.add_argument(
-        "--bus",
-        metavar="URL",
-        default=os.environ.get(BUS) or None,
-        help=f"the broker between the services: nats://, redis://, amqp:// (default: ${BUS}, else as the app says)",
-    )
+    arguments.add_bus(parser)
     parser.add_argument("--host", default="127.0.0.1", help="the gateway's address (default: 127.0.0.1)")
     parser.add_argument("--port", metavar="P", type=int, help="its port (default: 8000; with --services any free one)")
     parser.add_argument(
@@ -50,6 +45,13 @@ def add_running(parser: argparse.ArgumentParser) -> None:
         metavar="A,B",
         type=arguments.names,
         help=f"run these only, beside other processes on the same data; {GATEWAY!r}: only the gateway",
+    )
+    parser.add_argument(
+        "--elsewhere",
+        metavar="NAME=URL,...",
+        type=arguments.addresses,
+        default=os.environ.get(ELSEWHERE) or None,
+        help=f"where other machines serve which services, for the gateway to pass requests on (default: ${ELSEWHERE})",
     )
     parser.add_argument("--no-gateway", action="store_true", help="serve no HTTP")
     parser.add_argument("--grace", metavar="SPAN", type=arguments.span, default="10s", help="for draining (10s)")
@@ -76,8 +78,10 @@ async def _until_stopped(app: App, options: argparse.Namespace) -> int:
             else:
                 from antiphon.gateway.application import serve
 
-                grace_s = options.grace.total_seconds()
-                async with serve(app, runtime, host=options.host, port=_port(options), grace_s=grace_s) as address:
+                grace_s, port = options.grace.total_seconds(), _port(options)
+                async with serve(
+                    app, runtime, host=options.host, port=port, grace_s=grace_s, elsewhere=options.elsewhere
+                ) as address:
                     await _serving(app, options, address.url, stopped)
         finally:
             await runtime.stop(options.grace.total_seconds())
@@ -109,7 +113,7 @@ async def _serving(app: App, options: argparse.Namespace, url: str | None, stopp
 
 def _announce(app: App, options: argparse.Namespace, url: str | None) -> None:
     here = _services(options)
-    services = list(app.services) if here is None else here
+    services = [*app.services, *app.channels] if here is None else here
     data = os.path.realpath(options.data)
     output.say(f"{app.name}: {', '.join(services) or 'no services'}, data in {data}")
     if url is not None:

@@ -29,7 +29,7 @@ async def open_stores(data: Path, app: App | None = None, store: str | None = No
         _check_directory(data)
     async with desks_at(store, data, SystemClock(), app.event_types if app else None) as desks:
         if app is not None:
-            own = {*app.services, BUS} if app.own_stores else {app.name}
+            own = {*app.services, *app.channels, BUS} if app.own_stores else {app.name}
             desks = [desk for desk in desks if desk.name in own]
         if not desks:
             what = f"there is no store of {app.name} in it" if app else "there is no store in it"

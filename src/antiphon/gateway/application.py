@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -30,7 +30,9 @@ _OURS = ("/docs", "/events", "/livez", "/metrics", "/openapi.json", "/readyz")
 class Gateway(FastAPI):
     """The ASGI application. It ends by itself when its server ends its lifespan; `drain` comes before that."""
 
-    def __init__(self, app: App, runtime: Runtime, *, ingress: bool, max_body: int) -> None:
+    def __init__(
+        self, app: App, runtime: Runtime, *, ingress: bool, max_body: int, elsewhere: Mapping[str, str] | None
+    ) -> None:
         super().__init__(
             title=app.name,
             version=__version__,
@@ -39,9 +41,9 @@ class Gateway(FastAPI):
             lifespan=_lifespan,
         )
         self.draining = False
-        self.neighbours = Neighbours(runtime)
+        self.neighbours = Neighbours(runtime, elsewhere)
         self.relay = Relay(self.neighbours, runtime.owner)
-        history = History(runtime, elsewhere=len(runtime.stores) < len(app.services))
+        history = History(runtime, elsewhere=len(runtime.stores) < len(app.services) + len(app.channels))
         self.streams = Streams(history)
         self.include_router(health_routes(runtime, lambda: self.draining))
         self.include_router(metric_routes(Metrics(runtime)))
@@ -80,13 +82,21 @@ def _routes(app: App) -> list[RouteSpec]:
     return routes
 
 
-def build(app: App, runtime: Runtime, *, ingress: bool | None = None, max_body: int = MAX_BODY) -> Gateway:
+def build(
+    app: App,
+    runtime: Runtime,
+    *,
+    ingress: bool | None = None,
+    max_body: int = MAX_BODY,
+    elsewhere: Mapping[str, str] | None = None,
+) -> Gateway:
     """The ASGI application for the routes of *app*, which *runtime* runs.
 
-    *ingress* (None: as the app says) opens ``POST /events``; *max_body* bounds a request, in bytes.
-    Raises DeclarationError for routes that contradict each other.
+    *ingress* (None: as the app says) opens ``POST /events``; *max_body* bounds a request, in bytes. *elsewhere* says
+    at which URLs other machines serve which services. Raises DeclarationError for routes that contradict each other.
     """
-    return Gateway(app, runtime, ingress=app.ingress if ingress is None else ingress, max_body=max_body)
+    ingress = app.ingress if ingress is None else ingress
+    return Gateway(app, runtime, ingress=ingress, max_body=max_body, elsewhere=elsewhere)
 
 
 @asynccontextmanager
@@ -99,6 +109,7 @@ async def serve(
     ingress: bool | None = None,
     max_body: int = MAX_BODY,
     grace_s: float = 5.0,
+    elsewhere: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Address]:
     """Serve the routes of *app* for the length of the block; yields the address that was bound (``.url``).
 
@@ -106,7 +117,7 @@ async def serve(
     requests have *grace_s* to end; stop the runtime after that. Raises AntiphonError for an address that
     cannot be had, DeclarationError for routes that contradict each other.
     """
-    gateway = build(app, runtime, ingress=ingress, max_body=max_body)
+    gateway = build(app, runtime, ingress=ingress, max_body=max_body, elsewhere=elsewhere)
     async with listening(gateway, host, port, draining=gateway.drain, grace_s=grace_s) as address:
         gateway.neighbours.register(address.local)
         try:

@@ -1,8 +1,10 @@
-"""Which process serves which service: each leaves its address in the data directory while it runs."""
+"""Which process serves which service: each leaves its address in the data directory while it runs, and of those on
+other machines the gateway is told."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,7 +16,7 @@ _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 class Neighbour(msgspec.Struct, frozen=True):
-    """A process that serves the routes of *services* at *url*, for other processes of this machine."""
+    """A process that serves the routes of *services* at *url*, for other processes."""
 
     owner: str
     url: str
@@ -22,9 +24,10 @@ class Neighbour(msgspec.Struct, frozen=True):
 
 
 class Neighbours:
-    """The processes that serve HTTP on one data directory."""
+    """The processes that serve HTTP on one data directory, and at *elsewhere*: URLs on other machines, by service."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, elsewhere: Mapping[str, str] | None = None) -> None:
+        self._elsewhere = dict(elsewhere or {})
         self.folder = runtime.data / "run"
         self._owner = runtime.owner
         self._services = frozenset(runtime.stores)
@@ -45,7 +48,10 @@ class Neighbours:
         self._path(self._owner).unlink(missing_ok=True)
 
     async def serving(self, service: str) -> list[Neighbour]:
-        """The living processes that serve *service*, in random order."""
+        """Who serves *service*: elsewhere, where that was said, else the living processes here, in random order."""
+        if (url := self._elsewhere.get(service)) is not None:
+            # Containers may share a directory, and yet not the loopback interface that its addresses are of.
+            return [Neighbour("", url, frozenset({service}))]
         found = [each for each in self._all() if service in each.services and await self._is_reachable(each)]
         return sorted(found, key=lambda _: self._clock.random())
 

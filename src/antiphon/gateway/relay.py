@@ -41,7 +41,7 @@ _Headers = list[tuple[bytes, bytes]]
 
 
 class Relay:
-    """A reverse proxy to neighbours on the loopback interface. Bodies stream both ways, short answers excepted."""
+    """A reverse proxy to neighbours. Bodies stream both ways, short answers excepted."""
 
     def __init__(self, neighbours: Neighbours, owner: str) -> None:
         self._neighbours = neighbours

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal
 
+from antiphon.model.channels import ChannelSpec
 from antiphon.model.events import EventType
 from antiphon.model.retry import Rate, Retry
 from antiphon.model.workflows import WorkflowSpec
@@ -42,6 +43,8 @@ class HandlerSpec:
     workflow: WorkflowSpec | None = None
     compensates: str | None = None
     fair_by: Callable[[Any], object] | None = None
+    #: Of a channel's two handlers: what they move. One takes what it is bound to out, the other has no types.
+    channel: ChannelSpec | None = None
 
     @property
     def has_effects(self) -> bool:

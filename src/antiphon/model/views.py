@@ -182,7 +182,9 @@ class HandlerStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     *lag* counts the events after its cursor that it is owed; open deliveries come on top. It is an upper
     bound when *lag_exact* is false. *removed_ms*: since then the code has no such handler, but what it is
-    owed is kept for it until it is forgotten. *running*: a live worker has its lease.
+    owed is kept for it until it is forgotten. *running*: a live worker has its lease. A handler of several
+    *partitions* has a cursor, lease and pause for each: shown are the cursor that is the most behind, the sums, all
+    owners (parted by ", "), the longest pause, and whether all of them run.
     """
 
     store: str
@@ -202,6 +204,7 @@ class HandlerStatus(msgspec.Struct, frozen=True, kw_only=True):
     running: bool
     updated_ms: int
     removed_ms: int | None
+    partitions: int = 1
 
     @property
     def unhandled(self) -> int:

@@ -20,6 +20,7 @@ from antiphon.model.handlers import HandlerSpec, ServiceSpec
 from antiphon.model.retry import days
 from antiphon.model.workflows import ADVANCE_TYPE
 from antiphon.ports import INTERNAL, PUBLISHED, Bus, Clock, MakeBus
+from antiphon.runtime.channels import ChannelWorker, Forwarder, Receiver
 from antiphon.runtime.clock import SystemClock
 from antiphon.runtime.inlet import Inlet
 from antiphon.runtime.outlet import Outlet
@@ -215,7 +216,11 @@ class Runtime:
         retention = Retention(store, self._retention)
         self._keep_running(retention.name, retention.run)
 
-    def _worker(self, handler: HandlerSpec, store: SqlStore) -> Worker:
+    def _worker(self, handler: HandlerSpec, store: SqlStore) -> Worker | ChannelWorker:
+        if handler.channel is not None:
+            if handler.types:
+                return Forwarder(handler, store, self.clock, self.max_payload)
+            return Receiver(handler, store, self.clock, self.max_payload, is_alone=self.bus is None)
         allowed = frozenset(event_type.name for event_type in handler.publishes)
         replies = {each.name: frozenset(reply.name for reply in each.replies) for each in handler.types if each.target}
         publisher = Publisher(handler.service, self.clock, allowed, handler.name, self.max_payload, replies)
@@ -344,7 +349,8 @@ class Runtime:
     @property
     def workers(self) -> dict[str, Worker]:
         """The workers that run here now, by handler."""
-        return {name: worker for steward in self._stewards for name, worker in steward.workers.items()}
+        running = [each for steward in self._stewards for each in steward.workers.items()]
+        return {name: worker for name, worker in running if isinstance(worker, Worker)}
 
 
 def _refuse_sessions(specs: Sequence[ServiceSpec]) -> None:

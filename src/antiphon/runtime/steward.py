@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from antiphon.errors import LeaseLost, StoreError
 from antiphon.model.handlers import HandlerSpec
 from antiphon.ports import Clock, Lease, Store
+from antiphon.runtime.channels import ChannelWorker
 from antiphon.runtime.signals import finish
 from antiphon.runtime.worker import Worker
 
@@ -28,14 +29,14 @@ class Steward:
         handlers: Sequence[HandlerSpec],
         clock: Clock,
         owner: str,
-        worker_for: Callable[[HandlerSpec], Worker],
+        worker_for: Callable[[HandlerSpec], Worker | ChannelWorker],
     ) -> None:
         self._store = store
         self._handlers = {handler.name: handler for handler in handlers}
         self._clock = clock
         self._owner = owner
         self._worker_for = worker_for
-        self.workers: dict[str, Worker] = {}
+        self.workers: dict[str, Worker | ChannelWorker] = {}
         self._leases: dict[str, Lease] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._renewed_ms = 0
@@ -121,7 +122,7 @@ class Steward:
         name = next(name for name in own if self._handlers[name].service == service)
         self.workers[name].stop()
 
-    async def _run(self, worker: Worker, lease: Lease) -> None:
+    async def _run(self, worker: Worker | ChannelWorker, lease: Lease) -> None:
         """Run the worker; release its lease unless somebody else has it."""
         try:
             await worker.run(lease)

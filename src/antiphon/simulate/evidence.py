@@ -41,7 +41,7 @@ class Evidence:
         self.took_effect: Counter[tuple[str, str]] = Counter()
         #: When each event of a store was seen first, in virtual seconds.
         self.first_seen: dict[tuple[str, str], float] = {}
-        self.settled_upto: dict[str, int] = {}
+        self.settled_upto: dict[tuple[str, int], int] = {}
         self.newest_of_key: dict[tuple[str, str], Effect] = {}
         self.newest_received: dict[tuple[str, str, str], tuple[int, str]] = {}
         self.announced: Counter[tuple[str, str, str]] = Counter()

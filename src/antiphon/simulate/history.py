@@ -37,6 +37,7 @@ class Logged(msgspec.Struct, frozen=True):
     request_id: str | None = None
     addressee: int | None = None
     deadline_ms: int | None = None
+    bucket: int = 0
 
 
 class Effect(msgspec.Struct, frozen=True):
@@ -101,13 +102,20 @@ class JournalRecord(msgspec.Struct, frozen=True):
 
 
 class Handler(msgspec.Struct, frozen=True):
-    """A handler as its store knows it."""
+    """A partition of a handler as its store knows it."""
 
     id: int
     name: str
     service: str
     seq: int
     owner: str | None
+    part: int = 0
+    parts: int = 1
+    first_id: int = 0
+
+    def has(self, event: Logged) -> bool:
+        """Whether an event is one of this partition's."""
+        return event.bucket & (self.parts - 1) == self.part
 
 
 class Delivery(msgspec.Struct, frozen=True):
@@ -130,14 +138,14 @@ class Delivery(msgspec.Struct, frozen=True):
 
 _LOG = (
     "SELECT seq, id, type, key, service, coalesce(correlation_id, id), causation_id, origin, data, traceparent, "
-    "target, request_id, addressee, deadline_ms FROM antiphon_log WHERE seq > ? ORDER BY seq"
+    "target, request_id, addressee, deadline_ms, bucket FROM antiphon_log WHERE seq > ? ORDER BY seq"
 )
 _EFFECTS = (
     "SELECT n, handler, event_id, seq, key, owner, lease_owner, epoch, store_ms, published FROM sim_effects "
     "WHERE n > ? ORDER BY n"
 )
 _LEASES = "SELECT n, handler, old_owner, owner, old_epoch, epoch, until_ms FROM sim_leases WHERE n > ? ORDER BY n"
-_HANDLERS = "SELECT id, name, service, seq, owner FROM antiphon_handlers"
+_HANDLERS = "SELECT id, name, service, seq, owner, part, parts, coalesce(first_id, id) FROM antiphon_handlers"
 _DELIVERIES = "SELECT handler_id, seq, status, attempts, crashes, suspect, reason, due_ms FROM antiphon_deliveries"
 _TIMERS = "SELECT id, due_ms, clock, recurring, type FROM sim_timers"
 _FIRED = "SELECT n, id, id IN (SELECT l.id FROM antiphon_log AS l) FROM sim_fired WHERE n > ? ORDER BY n"
@@ -171,7 +179,8 @@ class StoreHistory:
         self.new_effects: list[Effect] = []
         self.takeovers: list[Takeover] = []
         self.wrongs: list[tuple[str, str]] = []
-        self.handlers: dict[str, Handler] = {}
+        #: The partitions of all handlers, by their numbers.
+        self.handlers: dict[int, Handler] = {}
         self.deliveries: dict[tuple[int, int], Delivery] = {}
         self.subscriptions: list[tuple[int, str, int]] = []
         #: Events that waited for a time of their own (due time and clock), and the types that recur.
@@ -206,7 +215,7 @@ class StoreHistory:
         self.ended_timers = [(row[1], bool(row[2])) for row in fired]
         self.new_steps = [Step(*row) for row in self._rows(_STEPS, self.steps[-1].n if self.steps else 0)]
         self.steps += self.new_steps
-        self.handlers = {row[1]: Handler(*row) for row in self._rows(_HANDLERS)}
+        self.handlers = {row[0]: Handler(*row) for row in self._rows(_HANDLERS)}
         self.deliveries = {(row[0], row[1]): Delivery(*row) for row in self._rows(_DELIVERIES)}
         self.subscriptions = [tuple(row) for row in self._rows(_SUBSCRIPTIONS)]
         timers = self._rows(_TIMERS)
@@ -230,6 +239,10 @@ class StoreHistory:
         """How many events and effects there are now."""
         row = self._rows("SELECT (SELECT count(*) FROM antiphon_log), (SELECT count(*) FROM sim_effects)")[0]
         return int(row[0]), int(row[1])
+
+    def partition_of(self, name: str, event: Logged) -> Handler:
+        """The partition of a handler that has an event."""
+        return next(each for each in self.handlers.values() if each.name == name and each.has(event))
 
     def owed(self, handler: Handler, after_seq: int = 0) -> list[Logged]:
         """The events after a position that *handler* is owed, in order."""
@@ -307,10 +320,10 @@ class StoreHistory:
 
 def _is_owed(event: Logged, handler: Handler, starts: Mapping[str, int]) -> bool:
     """Whether a handler, of which each type's *starts* are given, is owed an event."""
-    if event.seq <= starts.get(event.type, event.seq):
+    if event.seq <= starts.get(event.type, event.seq) or not handler.has(event):
         return False
     if event.addressee is not None:
-        return event.addressee == handler.id
+        return event.addressee == handler.first_id
     return (event.origin != INTERNAL or event.service == handler.service) and event.target in (None, handler.service)
 
 

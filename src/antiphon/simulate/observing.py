@@ -54,7 +54,8 @@ CREATE TABLE IF NOT EXISTS sim_wrongs (
 CREATE TRIGGER IF NOT EXISTS sim_lease AFTER UPDATE OF owner, epoch ON antiphon_handlers
 WHEN OLD.owner IS NOT NEW.owner OR OLD.epoch <> NEW.epoch BEGIN
     INSERT INTO sim_leases (handler, old_owner, owner, old_epoch, epoch, until_ms)
-    VALUES (NEW.name, OLD.owner, NEW.owner, OLD.epoch, NEW.epoch, OLD.lease_until_ms);
+    VALUES (NEW.name || CASE WHEN NEW.part THEN '#' || NEW.part ELSE '' END, OLD.owner, NEW.owner, OLD.epoch, NEW.epoch,
+            OLD.lease_until_ms);
 END;
 CREATE TRIGGER IF NOT EXISTS sim_timer AFTER INSERT ON antiphon_timers BEGIN
     INSERT INTO sim_timers (id, due_ms, clock, recurring, type)
@@ -96,7 +97,7 @@ END;
 _ROW = (
     "INSERT INTO sim_effects (handler, event_id, seq, key, owner, lease_owner, epoch, store_ms, published) "
     "SELECT h.name, l.id, l.seq, l.key, ?, h.owner, h.epoch, ?, ? FROM antiphon_handlers AS h, antiphon_log AS l "
-    "WHERE h.name = ? AND l.id = ?"
+    "WHERE h.name = ? AND l.id = ? AND l.bucket & (h.parts - 1) = h.part"
 )
 _FOR_EVER_S = 1e9
 #: A step of a workflow fails so often at most; its policy may have patience for days.

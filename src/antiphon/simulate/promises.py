@@ -24,6 +24,8 @@ _INEXACT_MS = 2
 _CLOCKS_ARE_WRONG_BY_S = 4 * 3_600
 _TIMED_OUT = f"{OURS}timed-out"
 _STEPS = (Kind.STEP, Kind.UNDO)
+_BUCKETS = 256
+_WHOLE = Counter(range(_BUCKETS))
 _UNDONE = (RunState.COMPENSATED, RunState.FAILED, RunState.CANCELLED)
 
 Check = Callable[[Evidence], Iterator[str]]
@@ -92,7 +94,7 @@ def settled_is_done(seen: Evidence) -> Iterator[str]:
         for handler in store.handlers.values():
             if handler.name not in seen.handlers:
                 continue
-            upto, whole = seen.settled_upto.get(handler.name, 0), True
+            upto, whole = seen.settled_upto.get((store.name, handler.id), 0), True
             for event in store.owed(handler, upto):
                 delivery = store.deliveries.get((handler.id, event.seq))
                 done = event.seq <= handler.seq and delivery is None
@@ -104,7 +106,22 @@ def settled_is_done(seen: Evidence) -> Iterator[str]:
                     yield f"{event.type} {event.id} took effect in {handler.name}, and is {status}"
                 whole = whole and done
                 if whole:
-                    seen.settled_upto[handler.name] = event.seq
+                    seen.settled_upto[store.name, handler.id] = event.seq
+
+
+@_along("G3")
+def partitions_cover_all(seen: Evidence) -> Iterator[str]:
+    """Each event is one partition's of each handler: none is nobody's, none several ones'."""
+    for store in seen.history.stores.values():
+        shares: dict[str, Counter[int]] = {}
+        for handler in store.handlers.values():
+            mine = range(handler.part, _BUCKETS, handler.parts)
+            shares.setdefault(handler.name, Counter()).update(mine)
+        for name, share in shares.items():
+            if share != _WHOLE:
+                wrong = sorted(bucket for bucket in range(_BUCKETS) if share[bucket] != 1)[:8]
+                counts = [share[bucket] for bucket in wrong]
+                yield f"of {name} in {store.name}, the buckets {wrong} have {counts} partitions"
 
 
 @_along("G3")
@@ -619,7 +636,7 @@ def _is_parked(seen: Evidence, spec: HandlerSpec, event: Logged) -> bool:
 def _was_redriven(seen: Evidence, effect: Effect) -> bool:
     """Whether it took effect because somebody gave a dead letter another chance."""
     store = seen.history.of_service[seen.handlers[effect.handler].service]
-    handler = store.handlers[effect.handler]
+    handler = store.partition_of(effect.handler, store.at(effect.seq))
     return (handler.id, effect.seq) in store.attempts_on_record("redriven")
 
 

@@ -12,7 +12,7 @@ from antiphon.model.delivery import Status
 from antiphon.model.effects import Effect
 from antiphon.model.envelope import Envelope
 from antiphon.model.handlers import HandlerSpec
-from antiphon.ports import Clock, Lease, LoggedEvent, OpenDelivery, Timer
+from antiphon.ports import Clock, Lease, LoggedEvent, OpenDelivery, Partition, Timer, partition_name
 from antiphon.store import leases, timers
 from antiphon.store.effects import effect_of
 from antiphon.store.rows import logged
@@ -100,8 +100,10 @@ class SqlStore(ABC):
         """A position that the log has reached: the newest, as far as that is known without asking a server."""
 
     @abstractmethod
-    async def read_owed(self, handler_id: int, types: Sequence[str], after_seq: int, limit: int) -> list[LoggedEvent]:
-        """The next events of *types* after a position that a handler is owed."""
+    async def read_owed(
+        self, handler_id: int, types: Sequence[str], after_seq: int, limit: int, part: int = 0, parts: int = 1
+    ) -> list[LoggedEvent]:
+        """The next events of *types* after a position that a partition of a handler is owed."""
 
     @abstractmethod
     async def read_types(self, after: Mapping[str, int], limit: int) -> list[LoggedEvent]:
@@ -114,16 +116,24 @@ class SqlStore(ABC):
         async with self.unit() as unit:
             await leases.register(unit, handlers, elsewhere, self._tables, self.clock.now_ms())
 
-    async def acquire(self, handler: str, owner: str) -> Lease | None:
-        """Take the handler's lease if it is free, expired, or its owner is dead."""
-        return await leases.acquire(self, handler, owner)
+    async def acquire(self, partition: str, owner: str) -> Lease | None:
+        """Take the lease of a partition if it is free, expired, or its owner is dead."""
+        return await leases.acquire(self, partition, owner)
 
     async def renew(self, owner: str) -> frozenset[str]:
-        """Extend every lease of *owner*; returns the handlers that it still holds."""
+        """Extend every lease of *owner*; returns the partitions that it still holds."""
         async with self.unit() as unit:
             await unit.execute(self.query("renew_leases"), (self.store_ms() + leases.LEASE_MS, owner))
-            held = await unit.fetch_all("SELECT name FROM antiphon_handlers WHERE owner = ?", (owner,))
-        return frozenset(name for (name,) in held)
+            held = await unit.fetch_all("SELECT name, part FROM antiphon_handlers WHERE owner = ?", (owner,))
+        return frozenset(partition_name(name, part) for name, part in held)
+
+    async def partitions(self) -> list[Partition]:
+        """The partitions of every handler, in order."""
+        return [Partition(*row) for row in await self.rows("partitions")]
+
+    async def split(self, lease: Lease, parts: int) -> None:
+        """Give the lease back with its partition divided, as one of *parts*."""
+        await leases.split(self, lease, parts)
 
     async def release(self, lease: Lease) -> None:
         """Give the lease back; interrupted attempts become due at once and have burnt nothing."""
@@ -148,8 +158,14 @@ class SqlStore(ABC):
         return {name: seq for name, seq in await self.rows("positions")}  # noqa: C416  a row of two
 
     async def read_fresh(self, lease: Lease, types: Sequence[str], limit: int) -> list[LoggedEvent]:
-        """The next events after the cursor."""
-        return await self.read_owed(lease.handler_id, types, lease.seq, limit)
+        """The next events after the cursor. What was looked through in vain is not looked at again."""
+        if lease.parts == 1:
+            return await self.read_owed(lease.handler_id, types, lease.seq, limit)
+        reached, after_seq = self.reached(), max(lease.seq, lease.seen_seq)
+        events = await self.read_owed(lease.handler_id, types, after_seq, limit, lease.part, lease.parts)
+        if not events:
+            lease.seen_seq = max(after_seq, reached)
+        return events
 
     async def read_due(self, lease: Lease, limit: int) -> list[OpenDelivery]:
         """Deliveries whose time has come; of a key, the first and what waits right behind it."""

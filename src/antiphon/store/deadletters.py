@@ -201,7 +201,7 @@ class DeadLetters:
         now = self.store.clock.now_ms()
         async with self.store.unit() as unit:
             await _check_bound(unit, row)
-            await unit.append_for(edited, INTERNAL, row["handler_id"])
+            await unit.append_for(edited, INTERNAL, row["first_id"])
             await _archive(unit, row, f"edited as {edited.id}", now, "edited", edited.id)
         found = await self.store.fetch_all(f"{self.store.query('views')} WHERE id = ?", (edited.id,))
         return view_of(self.store, found[0])

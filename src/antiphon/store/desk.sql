@@ -8,16 +8,16 @@ SELECT seq, id, type, version, key, service, time_ms, correlation_id, causation_
 FROM antiphon_log
 
 -- name: handlers
--- Every handler.
-SELECT * FROM antiphon_handlers ORDER BY name
+-- Every partition of every handler.
+SELECT * FROM antiphon_handlers ORDER BY name, part
 
 -- name: handler_id
--- A handler's number.
+-- The numbers of a handler's partitions.
 SELECT id FROM antiphon_handlers WHERE name = ?
 
 -- name: running_handlers
 -- The handlers that have an attempt on record as running, with their service.
-SELECT name, service FROM antiphon_handlers AS h WHERE EXISTS
+SELECT DISTINCT name, service FROM antiphon_handlers AS h WHERE EXISTS
     (SELECT 1 FROM antiphon_deliveries AS d WHERE d.handler_id = h.id AND d.status = 'IN_PROGRESS')
 
 -- name: subscriptions
@@ -33,8 +33,9 @@ SELECT handler_id, status, archived IS NOT NULL, count(*) FROM antiphon_deliveri
 SELECT count(*) FROM (SELECT 1 FROM antiphon_log WHERE type = ? AND seq > ? LIMIT ?) AS few
 
 -- name: count_owed
--- How many of them a handler is owed (as in read_owed).
-SELECT count(*) FROM antiphon_log WHERE type = ?1 AND seq > ?2 AND (addressee = ?3 OR addressee IS NULL
+-- How many of them a handler is owed (as in read_owed); what tells one partition from the others may follow.
+SELECT count(*) FROM antiphon_log AS l WHERE type = ?1 AND seq > ?2
+  AND (addressee = (SELECT coalesce(h.first_id, h.id) FROM antiphon_handlers AS h WHERE h.id = ?3) OR addressee IS NULL
   AND (origin <> 2 OR service = (SELECT h.service FROM antiphon_handlers AS h WHERE h.id = ?3))
   AND (target IS NULL OR target = (SELECT h.service FROM antiphon_handlers AS h WHERE h.id = ?3)))
 
@@ -157,7 +158,7 @@ DELETE FROM antiphon_redrives WHERE id = ?
 -- name: has_delivery
 -- Whether the delivery of an event to a handler is not plainly done.
 SELECT 1 FROM antiphon_deliveries
-WHERE seq = (SELECT seq FROM antiphon_log WHERE id = ?) AND handler_id = (SELECT id FROM antiphon_handlers WHERE name = ?)
+WHERE seq = (SELECT seq FROM antiphon_log WHERE id = ?) AND handler_id IN (SELECT id FROM antiphon_handlers WHERE name = ?)
 
 -- name: unneeded_effects
 -- Calls that nothing refers to any more.

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from antiphon.errors import LeaseLost
 from antiphon.model.handlers import HandlerSpec
 from antiphon.ports import Lease
 from antiphon.store.units import SqlUnit
@@ -51,11 +52,10 @@ async def subscribe(
     is_new = await unit.execute(unit.query("put_handler"), (name, service, start, now_ms)) == 1
     if only_new and not is_new:
         return
-    found = await unit.fetch_all("SELECT id, seq FROM antiphon_handlers WHERE name = ?", (name,))
-    handler_id, cursor = found[0]
-    for type_ in types:
-        await unit.execute(unit.query("put_subscription"), (handler_id, type_, start if is_new else cursor))
-    await unit.execute(unit.query("end_subscriptions"), (handler_id, json.dumps(types)))
+    for handler_id, cursor in await unit.fetch_all("SELECT id, seq FROM antiphon_handlers WHERE name = ?", (name,)):
+        for type_ in types:
+            await unit.execute(unit.query("put_subscription"), (handler_id, type_, start if is_new else cursor))
+        await unit.execute(unit.query("end_subscriptions"), (handler_id, json.dumps(types)))
 
 
 async def note_removed(unit: SqlUnit, names: Iterable[str], services: Iterable[str], now_ms: int) -> None:
@@ -63,24 +63,32 @@ async def note_removed(unit: SqlUnit, names: Iterable[str], services: Iterable[s
     await unit.execute(unit.query("note_removed"), (json.dumps(list(names)), now_ms, json.dumps(list(services))))
 
 
-async def acquire(store: SqlStore, handler: str, owner: str) -> Lease | None:
+async def acquire(store: SqlStore, partition: str, owner: str) -> Lease | None:
     """Take the lease if it is free, expired, its owner is dead, or *owner* has it and could not release it."""
-    found = await store.fetch_all("SELECT * FROM antiphon_handlers WHERE name = ?", (handler,))
+    place = _place(partition)
+    found = await store.fetch_all("SELECT * FROM antiphon_handlers WHERE name = ? AND part = ?", place)
     if not found or not await _is_free(store, found[0], owner):
         return None
     async with store.unit() as unit:
         # Looked at again behind the gate: it may have been renewed or released meanwhile.
-        row = (await unit.fetch_all(unit.query("take_turn"), (handler,)))[0]
+        row = (await unit.fetch_all(unit.query("take_turn"), place))[0]
         if not await _is_free(store, row, owner):
             return None
-        await unit.execute(unit.query("take_lease"), (owner, store.store_ms() + LEASE_MS, handler))
+        await unit.execute(unit.query("take_lease"), (owner, store.store_ms() + LEASE_MS, row["id"]))
         strikes, suspect_seq = row["strikes"], row["suspect_seq"]
         if row["owner"] == owner:
             await unit.execute(unit.query("release_running"), (store.store_ms(), store.clock.now_ms(), row["id"]))
         elif row["owner"] is not None:
             strikes, suspect_seq = await _blame(store, unit, row)
             await unit.execute(unit.query("suspect_handler"), (strikes, suspect_seq, row["id"]))
-    return Lease(handler, row["id"], owner, row["epoch"] + 1, row["seq"], suspect_seq)
+    part, parts = row["part"], row["parts"]
+    return Lease(row["name"], row["id"], owner, row["epoch"] + 1, row["seq"], suspect_seq, part, parts)
+
+
+def _place(partition: str) -> tuple[str, int]:
+    """The handler and the number that a partition is named after."""
+    name, _, part = partition.rpartition("#")
+    return (name, int(part)) if name and part.isdecimal() else (partition, 0)
 
 
 async def _is_free(store: SqlStore, row: Any, owner: str) -> bool:
@@ -100,7 +108,8 @@ async def _blame(store: SqlStore, unit: SqlUnit, row: Any) -> tuple[int, int]:
     await unit.execute(unit.query("record_crashes"), (now, handler_id))
     running = await unit.execute(unit.query("suspect_running"), (store.store_ms(), now, handler_id))
     types = await unit.fetch_all("SELECT type FROM antiphon_subscriptions WHERE handler_id = ?", (handler_id,))
-    fresh = await store.read_owed(handler_id, [type_ for (type_,) in types], row["seq"], SUSPECTS)
+    wanted = [type_ for (type_,) in types]
+    fresh = await store.read_owed(handler_id, wanted, row["seq"], SUSPECTS, row["part"], row["parts"])
     due = await store.rows("due_deliveries", (handler_id, store.store_ms(), 1))
     if running or not (fresh or due):
         return row["strikes"], row["suspect_seq"]
@@ -109,3 +118,37 @@ async def _blame(store: SqlStore, unit: SqlUnit, row: Any) -> tuple[int, int]:
         return strikes, row["suspect_seq"]
     await unit.execute(unit.query("suspect_due"), (handler_id,))
     return strikes, fresh[-1].seq if fresh else row["suspect_seq"]
+
+
+# What is kept of single events goes with them: to the partition (?1) that has them from the one (?2) that had.
+_MOVE = (
+    "UPDATE {table} SET handler_id = ?1 WHERE handler_id = ?2 AND seq IN (SELECT l.seq FROM {table} AS d"
+    " JOIN antiphon_log AS l ON l.seq = d.seq WHERE d.handler_id = ?2 AND {bucket} & ?3 = ?4)"
+)
+_MOVED = ("antiphon_deliveries", "antiphon_attempts", "antiphon_redrive_items")
+
+
+async def split(store: SqlStore, lease: Lease, parts: int) -> None:
+    """Give the lease back, and have the partition be several: those of *parts* in which its buckets are.
+
+    All have its cursor, so none handles again what it has handled, or misses what it has not.
+    Raises LeaseLost, and changes nothing, if the lease is somebody else's by now.
+    """
+    if parts <= lease.parts or parts & (parts - 1):
+        raise ValueError(f"one of {lease.parts} partitions cannot be made some of {parts}")
+    now, bucket = store.clock.now_ms(), store.query("part_bucket")
+    async with store.unit() as unit:
+        # Nobody submits a redrive meanwhile, or carries one out: its items name the partitions of their events.
+        await unit.one_at_a_time()
+        row = (await unit.fetch_all(unit.query("take_turn"), (lease.handler, lease.part)))[0]
+        if (row["owner"], row["epoch"]) != (lease.owner, lease.epoch):
+            raise LeaseLost("another worker has taken over", where=lease.name)
+        await unit.fetch_all(unit.query("take_redrives"))
+        await unit.execute(unit.query("release_running"), (store.store_ms(), now, row["id"]))
+        for part in range(lease.part + lease.parts, parts, lease.parts):
+            await unit.execute(unit.query("put_partition"), (part, parts, store.store_ms(), now, row["id"]))
+            new = (await unit.fetch_all(unit.query("take_turn"), (lease.handler, part)))[0]["id"]
+            await unit.execute(unit.query("copy_subscriptions"), (new, row["id"]))
+            for table in _MOVED:
+                await unit.execute(_MOVE.format(table=table, bucket=bucket), (new, row["id"], parts - 1, part))
+        await unit.execute(unit.query("give_back_split"), (parts, store.store_ms(), row["id"]))

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from antiphon.errors import NotFound
 from antiphon.model.delivery import DEAD, Status
 from antiphon.model.views import (
@@ -175,17 +177,47 @@ async def subscribers(store: SqlStore) -> list[HandlerStatus]:
     for handler_id, status, archived, count in await store.rows("count_deliveries"):
         counts.setdefault(handler_id, Counter())["archived" if archived else _COUNTED[status]] += count
     head = await store.head()
-    return [
-        await _handler(store, row, subscribed.get(row["id"], []), counts.get(row["id"], Counter()), head)
-        for row in await store.fetch_all(store.query("handlers"))
-    ]
+    found: dict[str, HandlerStatus] = {}
+    for row in await store.fetch_all(store.query("handlers")):
+        one = await _partition(store, row, subscribed.get(row["id"], []), counts.get(row["id"], Counter()), head)
+        known = found.get(one.handler)
+        found[one.handler] = one if known is None else _together(known, one)
+    return list(found.values())
 
 
-async def _handler(
+def _together(one: HandlerStatus, other: HandlerStatus) -> HandlerStatus:
+    """A handler, of two lots of its partitions."""
+    exact = one.lag_exact and other.lag_exact
+    owners = dict.fromkeys(owner for each in (one, other) if each.owner for owner in each.owner.split(", "))
+    paused = max((one, other), key=lambda each: each.paused_until_ms or 0)
+    ages = [each.oldest_unhandled_s for each in (one, other) if each.oldest_unhandled_s is not None]
+    counts = Counter(msgspec.structs.asdict(one.counts)) + Counter(msgspec.structs.asdict(other.counts))
+    changed: HandlerStatus = msgspec.structs.replace(
+        one,
+        partitions=one.partitions + other.partitions,
+        cursor=min(one.cursor, other.cursor),
+        # What is not exact is the distance from the end of the log, of all partitions alike.
+        lag=one.lag + other.lag if exact else max(one.lag, other.lag),
+        lag_exact=exact,
+        oldest_unhandled_s=max(ages, default=None),
+        handled=one.handled + other.handled,
+        failed_invocations=one.failed_invocations + other.failed_invocations,
+        counts=StatusCounts(**counts),
+        paused_until_ms=paused.paused_until_ms,
+        pause_reason=paused.pause_reason,
+        owner=", ".join(owners) or None,
+        running=one.running and other.running,
+        updated_ms=max(one.updated_ms, other.updated_ms),
+    )
+    return changed
+
+
+async def _partition(
     store: SqlStore, row: Any, subscribed: list[tuple[str, int]], counts: Counter[str], head: int
 ) -> HandlerStatus:
+    """A partition of a handler."""
     owed = [(type_, max(row["seq"], start_seq)) for type_, start_seq in subscribed]
-    lag, lag_exact = await lag_of(store, row["id"], owed, head - row["seq"])
+    lag, lag_exact = await lag_of(store, row, owed, head - row["seq"])
     owner = row["owner"]
     return HandlerStatus(
         store=store.name,
@@ -195,7 +227,7 @@ async def _handler(
         cursor=row["seq"],
         lag=lag,
         lag_exact=lag_exact,
-        oldest_unhandled_s=await _oldest_unhandled_s(store, row["id"], owed),
+        oldest_unhandled_s=await _oldest_unhandled_s(store, row, owed),
         handled=row["handled"],
         failed_invocations=row["failed_invocations"],
         counts=StatusCounts(**counts),
@@ -213,8 +245,8 @@ async def is_running(store: SqlStore, owner: str | None, lease_until_ms: int) ->
     return owner is not None and lease_until_ms > store.store_ms() and await store.is_alive(owner)
 
 
-async def lag_of(store: SqlStore, handler_id: int, owed: Sequence[tuple[str, int]], distance: int) -> tuple[int, bool]:
-    """How many events of the types in *owed*, each after a position, a handler has not taken.
+async def lag_of(store: SqlStore, row: Any, owed: Sequence[tuple[str, int]], distance: int) -> tuple[int, bool]:
+    """How many events of the types in *owed*, each after a position, a partition (its *row*) has not taken.
 
     The second part is False when there are more than are counted; the first is then their upper bound,
     the *distance* of its cursor from the head of the log.
@@ -223,16 +255,25 @@ async def lag_of(store: SqlStore, handler_id: int, owed: Sequence[tuple[str, int
     for type_, after_seq in owed:
         fresh = (await store.rows("count_fresh", (type_, after_seq, EXACT_LAG + 1)))[0][0]
         if 0 < fresh <= EXACT_LAG:
-            fresh = (await store.rows("count_owed", (type_, after_seq, handler_id)))[0][0]
+            fresh = await _count_owed(store, row, type_, after_seq)
         lag += fresh
         if lag > EXACT_LAG:
             return distance, False
     return lag, True
 
 
-async def _oldest_unhandled_s(store: SqlStore, handler_id: int, owed: Sequence[tuple[str, int]]) -> float | None:
-    """How long ago the oldest event was published that the handler has not handled, in seconds."""
-    times = [row[0] for row in await store.rows("oldest_open", (handler_id,))]
+async def _count_owed(store: SqlStore, row: Any, type_: str, after_seq: int) -> int:
+    sql, parameters = store.query("count_owed"), [type_, after_seq, row["id"]]
+    if row["parts"] > 1:
+        sql = f"{sql} AND {store.query('part_bucket')} & ?4 = ?5"
+        parameters += [row["parts"] - 1, row["part"]]
+    return int((await store.fetch_all(sql, parameters))[0][0])
+
+
+async def _oldest_unhandled_s(store: SqlStore, row: Any, owed: Sequence[tuple[str, int]]) -> float | None:
+    """How long ago the oldest event was published that a partition has not handled, in seconds."""
+    times = [found[0] for found in await store.rows("oldest_open", (row["id"],))]
     for type_, after_seq in owed:
-        times += [event.envelope.time_ms for event in await store.read_owed(handler_id, [type_], after_seq, 1)]
+        events = await store.read_owed(row["id"], [type_], after_seq, 1, row["part"], row["parts"])
+        times += [event.envelope.time_ms for event in events]
     return max(0, store.clock.now_ms() - min(times)) / 1000 if times else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -129,18 +130,21 @@ async def forget(store: SqlStore, name: str) -> Forgotten:
     status = next((status for status in await looking.subscribers(store) if status.handler == name), None)
     if status is None:
         raise NotFound(f"there is no handler {name!r}", where=store.name, mend="antiphon status lists them")
-    handler_id = (await store.rows("handler_id", (name,)))[0][0]
-    for table in _IDENTIFIED:
+    ids = [handler_id for (handler_id,) in await store.rows("handler_id", (name,))]
+    for table, handler_id in product(_IDENTIFIED, ids):
         removed = _CHUNK
         while removed >= _CHUNK:
             async with store.unit() as unit:
                 await _check_stopped(store, unit, name)
                 removed = await unit.execute(_DELETE_SOME.format(table=table), (handler_id, _CHUNK))
     async with store.unit() as unit:
+        await unit.one_at_a_time()
         await _check_stopped(store, unit, name)
-        for table in _IDENTIFIED:
+        ids = [handler_id for (handler_id,) in await unit.fetch_all(unit.query("handler_id"), (name,))]
+        for table, handler_id in product(_IDENTIFIED, ids):
             await unit.execute(f"DELETE FROM {table} WHERE handler_id = ?", (handler_id,))  # noqa: S608
-        await unit.execute("DELETE FROM antiphon_handlers WHERE id = ?", (handler_id,))  # subscriptions follow
+        for handler_id in ids:
+            await unit.execute("DELETE FROM antiphon_handlers WHERE id = ?", (handler_id,))  # subscriptions follow
     return Forgotten(handler=name, unhandled=status.lag, open=status.counts.open, dead=status.counts.dead)
 
 

@@ -1,33 +1,10 @@
 -- The SQL of the store, in named blocks. `-- name:` starts a block; the lines of comment after it are its purpose.
 
--- name: append
--- Append one event; an id that is there already is skipped.
-INSERT INTO antiphon_log
-    (id, type, version, key, service, time_ms, correlation_id, causation_id, traceparent,
-     target, request_id, deadline_ms, origin, data)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (id) DO NOTHING
-
--- name: append_plain
--- The same of an event without a trace, target, request or deadline. It costs 1 us less: to bind a NULL is dear.
-INSERT INTO antiphon_log (id, type, version, key, service, time_ms, correlation_id, causation_id, origin, data)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (id) DO NOTHING
-
 -- name: read_type
 -- One type's events after a position: served by the index on type at any depth of backlog.
 SELECT seq, id, type, version, key, service, time_ms, correlation_id, causation_id, traceparent,
        target, request_id, deadline_ms, origin, data
 FROM antiphon_log WHERE type = ? AND seq > ? ORDER BY seq LIMIT ?
-
--- name: read_owed
--- The same, without what is addressed to another handler or service, or stays inside another one.
-SELECT seq, id, type, version, key, service, time_ms, correlation_id, causation_id, traceparent,
-       target, request_id, deadline_ms, origin, data
-FROM antiphon_log WHERE type = ?1 AND seq > ?2 AND (addressee = ?3 OR addressee IS NULL
-  AND (origin <> 2 OR service = (SELECT h.service FROM antiphon_handlers AS h WHERE h.id = ?3))
-  AND (target IS NULL OR target = (SELECT h.service FROM antiphon_handlers AS h WHERE h.id = ?3)))
-ORDER BY seq LIMIT ?4
 
 -- name: read_log
 -- Everything after a position.
@@ -119,8 +96,30 @@ UPDATE antiphon_timers SET due_ms = ? WHERE id = ? AND due_ms = ?
 DELETE FROM antiphon_timers WHERE id = ?
 
 -- name: put_handler
--- A handler not seen before.
-INSERT INTO antiphon_handlers (name, service, seq, updated_ms) VALUES (?, ?, ?, ?) ON CONFLICT (name) DO NOTHING
+-- A handler not seen before: one partition has it all.
+INSERT INTO antiphon_handlers (name, service, seq, updated_ms) VALUES (?, ?, ?, ?) ON CONFLICT (name, part) DO NOTHING
+
+-- name: partitions
+-- The partitions of all handlers, and who has their leases.
+SELECT name, part, parts, owner FROM antiphon_handlers ORDER BY name, part
+
+-- name: put_partition
+-- A further partition, as far as the one that it is split from. It has done nothing itself.
+INSERT INTO antiphon_handlers
+    (name, part, parts, first_id, split_seq, service, seq, epoch, lease_until_ms, strikes, suspect_seq, removed_ms,
+     compensates, updated_ms)
+SELECT name, ?, ?, coalesce(first_id, id), seq, service, seq, epoch + 1, ?, strikes, suspect_seq, removed_ms,
+       compensates, ?
+FROM antiphon_handlers WHERE id = ?
+
+-- name: copy_subscriptions
+-- A partition is owed what the one is owed that it is split from.
+INSERT INTO antiphon_subscriptions (handler_id, type, start_seq)
+SELECT ?, type, start_seq FROM antiphon_subscriptions WHERE handler_id = ?
+
+-- name: give_back_split
+-- The first part of what was one, given back. Whoever had the whole is fenced off.
+UPDATE antiphon_handlers SET parts = ?, owner = NULL, epoch = epoch + 1, lease_until_ms = ? WHERE id = ?
 
 -- name: put_subscription
 -- The handler is owed this type's events after a position.
@@ -131,7 +130,7 @@ ON CONFLICT (handler_id, type) DO NOTHING
 -- Take a lease that is free, expired, or whose owner was seen to be dead. A pause was its worker's.
 UPDATE antiphon_handlers
 SET owner = ?, epoch = epoch + 1, lease_until_ms = ?, paused_until_ms = NULL, pause_reason = NULL
-WHERE name = ?
+WHERE id = ?
 
 -- name: suspect_handler
 -- What repeated deaths say about the handler's next events.

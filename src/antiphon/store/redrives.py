@@ -51,6 +51,7 @@ async def submit(
     what = msgspec.json.encode(where).decode()
     state = "canary" if canary else "running"
     async with store.unit() as unit:
+        await unit.one_at_a_time()
         row = (redrive_id, state, what, int(canary), rate, stop_share, stop_after, store.store_ms(), now, now)
         await unit.execute(unit.query("put_redrive"), row)
         total = await unit.execute(

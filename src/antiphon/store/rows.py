@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from zlib import crc32
 
 from antiphon.model.envelope import Envelope
 from antiphon.ports import LoggedEvent
@@ -55,6 +56,11 @@ def plain_row(envelope: Envelope, origin: int) -> tuple[Any, ...]:
         origin,
         envelope.data,
     )
+
+
+def bucket_of(key: str | None, event_id: str) -> int:
+    """Which of 256 buckets an event is in: those of a key are in one, those without a key anywhere."""
+    return crc32((event_id if key is None else key).encode()) & 255
 
 
 def end_of(beginning: str) -> str:

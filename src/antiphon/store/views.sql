@@ -16,7 +16,8 @@ SELECT l.id                                                            AS EVENT_
            (SELECT max(a.at_ms) FROM antiphon_attempts AS a
              WHERE a.handler_id = h.id AND a.seq = l.seq AND a.outcome = 'completed'),
            (SELECT p.at_ms FROM antiphon_progress AS p
-             WHERE p.handler_id = h.id AND p.seq >= l.seq ORDER BY p.seq LIMIT 1),
+             WHERE p.handler_id = CASE WHEN l.seq <= h.split_seq THEN h.first_id ELSE h.id END AND p.seq >= l.seq
+             ORDER BY p.seq LIMIT 1),
            l.time_ms))                           AS UPDATED_DTTM,
        h.name                                                          AS HANDLER,
        coalesce(
@@ -27,8 +28,9 @@ SELECT l.id                                                            AS EVENT_
 FROM antiphon_log AS l
 JOIN antiphon_subscriptions AS s ON s.type = l.type AND l.seq > s.start_seq
 JOIN antiphon_handlers AS h ON h.id = s.handler_id
-     AND (l.addressee = h.id OR l.addressee IS NULL AND (l.origin <> 2 OR l.service = h.service)
+     AND (l.addressee = coalesce(h.first_id, h.id) OR l.addressee IS NULL AND (l.origin <> 2 OR l.service = h.service)
           AND (l.target IS NULL OR l.target = h.service))
+     AND (h.parts = 1 OR antiphon_bucket(l.key, l.id) & (h.parts - 1) = h.part)
 LEFT JOIN antiphon_deliveries AS d ON d.handler_id = h.id AND d.seq = l.seq;
 
 -- What was received from outside this store.
@@ -48,7 +50,7 @@ SELECT DISTINCT l.id AS EVENT_ID, l.type AS TOPIC, l.service AS SOURCE_SERVICE, 
 FROM antiphon_log AS l
 LEFT JOIN antiphon_subscriptions AS s ON s.type = l.type AND l.seq > s.start_seq
 LEFT JOIN antiphon_handlers AS h ON h.id = s.handler_id
-WHERE (l.addressee IS NULL OR l.addressee = h.id) AND (l.target IS NULL OR h.service IS NULL OR l.target = h.service);
+WHERE (l.addressee IS NULL OR l.addressee = coalesce(h.first_id, h.id)) AND (l.target IS NULL OR h.service IS NULL OR l.target = h.service);
 
 -- The dead letters that wait for somebody's decision.
 DROP VIEW IF EXISTS antiphon_dead_letters;
@@ -104,5 +106,5 @@ SELECT r.id AS EVENT_ID, r.start_type AS MESSAGE_TYPE, r.workflow AS PROCESS, r.
        h.service AS CREATED_BY, antiphon_time(r.started_ms) AS CREATED_DTTM,
        h.service AS UPDATED_BY, antiphon_time(coalesce(j.at_ms, r.updated_ms)) AS UPDATED_DTTM
 FROM antiphon_runs AS r
-LEFT JOIN antiphon_handlers AS h ON h.name = r.workflow
+LEFT JOIN antiphon_handlers AS h ON h.name = r.workflow AND h.part = 0
 LEFT JOIN antiphon_journal AS j ON j.run = r.nr;

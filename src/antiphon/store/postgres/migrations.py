@@ -13,7 +13,7 @@ from antiphon.store.postgres.queries import text
 from antiphon.store.queries import views
 
 #: The files that lead from one version of the tables to the next; the n-th makes version n.
-MIGRATIONS = ("schema.sql",)
+MIGRATIONS = ("schema.sql", "partitions.sql")
 
 _META = b"CREATE TABLE IF NOT EXISTS antiphon_meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)"
 _SET = b"INSERT INTO antiphon_meta VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value"

@@ -19,6 +19,10 @@ FROM unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::text[], $6::bigin
 ORDER BY nr
 ON CONFLICT (id) DO NOTHING
 
+-- name: part_bucket
+-- Of the log as l: which of 256 buckets an event is in.
+antiphon_bucket(l.key, l.id)
+
 -- name: read_types
 -- The next events of each type after its position: each is served by the index at any depth of backlog.
 SELECT l.* FROM unnest(?1::text[], ?2::bigint[]) AS wanted (type, seq) CROSS JOIN LATERAL (
@@ -28,13 +32,15 @@ SELECT l.* FROM unnest(?1::text[], ?2::bigint[]) AS wanted (type, seq) CROSS JOI
 ORDER BY l.seq LIMIT ?3
 
 -- name: read_owed
--- The same after one position, without what is addressed to another handler or service, or stays inside one.
+-- The same after one position, of one partition (those with some low bits of their bucket), without what is addressed
+-- to another handler or service, or stays inside one.
 SELECT l.* FROM antiphon_handlers AS h CROSS JOIN unnest(?1::text[]) AS wanted (type) CROSS JOIN LATERAL (
     SELECT l.seq, l.id, l.type, l.version, l.key, l.service, l.time_ms, l.correlation_id, l.causation_id, l.traceparent,
        l.target, l.request_id, l.deadline_ms, l.origin, l.data
     FROM antiphon_log AS l WHERE l.type = wanted.type AND l.seq > ?2
-      AND (l.addressee = h.id OR l.addressee IS NULL AND (l.origin <> 2 OR l.service = h.service)
+      AND (l.addressee = coalesce(h.first_id, h.id) OR l.addressee IS NULL AND (l.origin <> 2 OR l.service = h.service)
            AND (l.target IS NULL OR l.target = h.service))
+      AND (?5::int = 0 OR antiphon_bucket(l.key, l.id) & ?5::int = ?6::int)
     ORDER BY l.seq LIMIT ?4) AS l
 WHERE h.id = ?3 ORDER BY l.seq LIMIT ?4
 
@@ -202,8 +208,12 @@ SELECT ?1::bigint, ?2::bigint WHERE ?2::bigint > coalesce((SELECT max(seq) FROM 
 ON CONFLICT (at_ms) DO NOTHING
 
 -- name: take_turn
--- The handler's row, which nobody else changes until the transaction ends.
-SELECT * FROM antiphon_handlers WHERE name = ? FOR UPDATE
+-- The row of a partition of a handler, which nobody else changes until the transaction ends.
+SELECT * FROM antiphon_handlers WHERE name = ? AND part = ? FOR UPDATE
+
+-- name: take_redrives
+-- The redrives under way, which nobody else moves on until the transaction ends.
+SELECT id FROM antiphon_redrives WHERE state IN ('canary', 'running', 'settling') ORDER BY id FOR UPDATE
 
 -- name: take_redrive
 -- A redrive, which nobody else moves on until the transaction ends.
@@ -230,15 +240,17 @@ SELECT time_ms FROM antiphon_log WHERE seq = (
 SELECT l.id AS event_id, l.seq, l.time_ms, h.id AS handler_id, h.name, h.service, h.seq AS cursor,
        d.status, d.attempts, d.updated_ms, d.due_ms, d.reason, d.archived, h.compensates,
        (SELECT p.at_ms FROM antiphon_progress AS p
-         WHERE p.handler_id = h.id AND p.seq >= l.seq ORDER BY p.seq LIMIT 1) AS passed_ms,
+         WHERE p.handler_id = CASE WHEN l.seq <= h.split_seq THEN h.first_id ELSE h.id END AND p.seq >= l.seq
+         ORDER BY p.seq LIMIT 1) AS passed_ms,
        (SELECT w.id FROM antiphon_deliveries AS e JOIN antiphon_log AS w ON w.seq = e.seq
          WHERE e.handler_id = h.id AND hashtextextended(e.key, 0) = hashtextextended(d.key, 0) AND e.key = d.key
            AND e.seq < d.seq AND d.status = 'UNPROCESSED'
            AND e.status IN ('UNPROCESSED', 'IN_PROGRESS', 'RETRY') ORDER BY e.seq LIMIT 1) AS waits_for
 FROM antiphon_log AS l CROSS JOIN antiphon_handlers AS h
 LEFT JOIN antiphon_subscriptions AS s ON s.handler_id = h.id AND s.type = l.type AND l.seq > s.start_seq
-      AND (l.addressee = h.id OR l.addressee IS NULL AND (l.origin <> 2 OR l.service = h.service)
+      AND (l.addressee = coalesce(h.first_id, h.id) OR l.addressee IS NULL AND (l.origin <> 2 OR l.service = h.service)
            AND (l.target IS NULL OR l.target = h.service))
+      AND antiphon_bucket(l.key, l.id) & (h.parts - 1) = h.part
 LEFT JOIN antiphon_deliveries AS d ON d.handler_id = h.id AND d.seq = l.seq
 WHERE l.id IN (SELECT value FROM json_array_elements_text(?::json)) AND (s.type IS NOT NULL OR d.seq IS NOT NULL)
   AND h.name NOT LIKE 'inlet:%'
@@ -256,7 +268,8 @@ ORDER BY a.id
 NOT EXISTS (
     SELECT 1 FROM antiphon_subscriptions AS s JOIN antiphon_handlers AS h ON h.id = s.handler_id
     WHERE s.type = l.type AND l.seq > greatest(h.seq, s.start_seq)
-      AND (l.addressee = h.id OR l.addressee IS NULL AND (l.origin <> 2 OR l.service = h.service)
+      AND antiphon_bucket(l.key, l.id) & (h.parts - 1) = h.part
+      AND (l.addressee = coalesce(h.first_id, h.id) OR l.addressee IS NULL AND (l.origin <> 2 OR l.service = h.service)
            AND (l.target IS NULL OR l.target = h.service)))
 AND NOT EXISTS (
     SELECT 1 FROM antiphon_handlers AS h JOIN antiphon_deliveries AS d ON d.handler_id = h.id AND d.seq = l.seq
@@ -324,7 +337,8 @@ ON CONFLICT (owner) DO UPDATE SET lock_id = excluded.lock_id, services = exclude
 -- name: dead_letters
 -- Dead letters; an AND follows.
 SELECT l.id, l.seq, l.type, l.version, l.key, h.name, h.service, d.status, d.reason, d.error_type, d.message,
-       d.fingerprint, d.attempts, l.time_ms, d.updated_ms, d.archived, d.handler_id, d.traceback
+       d.fingerprint, d.attempts, l.time_ms, d.updated_ms, d.archived, d.handler_id, d.traceback,
+       coalesce(h.first_id, h.id) AS first_id
 FROM antiphon_deliveries AS d
 JOIN antiphon_handlers AS h ON h.id = d.handler_id
 JOIN antiphon_log AS l ON l.seq = d.seq
@@ -333,7 +347,8 @@ WHERE d.status IN ('ERROR', 'FAILED')
 -- name: dead_letters_of
 -- Those of one event.
 SELECT l.id, l.seq, l.type, l.version, l.key, h.name, h.service, d.status, d.reason, d.error_type, d.message,
-       d.fingerprint, d.attempts, l.time_ms, d.updated_ms, d.archived, d.handler_id, d.traceback
+       d.fingerprint, d.attempts, l.time_ms, d.updated_ms, d.archived, d.handler_id, d.traceback,
+       coalesce(h.first_id, h.id) AS first_id
 FROM antiphon_log AS l
 JOIN antiphon_deliveries AS d ON d.seq = l.seq
 JOIN antiphon_handlers AS h ON h.id = d.handler_id

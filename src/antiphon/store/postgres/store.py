@@ -225,9 +225,11 @@ class PostgresStore(SqlStore):
         """The SQL of a named block."""
         return query(name)
 
-    async def read_owed(self, handler_id: int, types: Sequence[str], after_seq: int, limit: int) -> list[LoggedEvent]:
-        """The next events of *types* after a position that a handler is owed: one statement, so as of one moment."""
-        return self._events(await self.rows("read_owed", (list(types), after_seq, handler_id, limit)))
+    async def read_owed(
+        self, handler_id: int, types: Sequence[str], after_seq: int, limit: int, part: int = 0, parts: int = 1
+    ) -> list[LoggedEvent]:
+        """The next events of *types* after a position that a partition of a handler is owed, as of one moment."""
+        return self._events(await self.rows("read_owed", (list(types), after_seq, handler_id, limit, parts - 1, part)))
 
     async def read_types(self, after: Mapping[str, int], limit: int) -> list[LoggedEvent]:
         """The next events of each type after its position, in the order of the log."""

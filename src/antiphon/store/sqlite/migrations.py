@@ -9,10 +9,14 @@ from antiphon.errors import StoreVersion
 from antiphon.ports import Clock
 from antiphon.store.leases import LEASE_MS
 from antiphon.store.queries import views
+from antiphon.store.rows import bucket_of
 from antiphon.store.sqlite.queries import query, text
 
 #: The files that lead from one version of the tables to the next; the n-th makes version n.
-MIGRATIONS = ("schema.sql", "workflows_schema.sql", "requests.sql")
+MIGRATIONS = ("schema.sql", "workflows_schema.sql", "requests.sql", "partitions.sql")
+
+#: The first version that tells in which bucket an event is.
+_WITH_BUCKETS = 4
 
 _TIME = "strftime('%Y-%m-%dT%H:%M:%fZ', {} / 1000.0, 'unixepoch')"
 _META = "CREATE TABLE IF NOT EXISTS antiphon_meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID"
@@ -35,6 +39,9 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
         )
     for name in MIGRATIONS[version:]:
         run_script(connection, text(name))
+    if version < _WITH_BUCKETS:
+        connection.create_function("antiphon_bucket", 2, bucket_of, deterministic=True)
+        connection.execute("UPDATE antiphon_log SET bucket = antiphon_bucket(key, id)")
     shown = own_views()
     if version < len(MIGRATIONS) or known.get("views") != shown:
         run_script(connection, shown)
@@ -45,7 +52,11 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
 def own_views() -> str:
     """The event tables without functions, of which a file of SQLite keeps none."""
     script = views()
-    for function, written in (("antiphon_time(", _TIME), ("antiphon_text(", "CAST({} AS TEXT)")):
+    for function, written in (
+        ("antiphon_time(", _TIME),
+        ("antiphon_text(", "CAST({} AS TEXT)"),
+        ("antiphon_bucket(", "l.bucket"),
+    ):
         while function in script:
             before, _, rest = script.partition(function)
             depth, end = 1, 0

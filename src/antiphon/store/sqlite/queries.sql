@@ -1,5 +1,41 @@
 -- What SQLite says in its own way, in named blocks: the rest is in the files of the folder above. A part_ is none by itself.
 
+-- name: append
+-- Append one event; an id that is there already is skipped.
+INSERT INTO antiphon_log
+    (id, type, version, key, service, time_ms, correlation_id, causation_id, traceparent,
+     target, request_id, deadline_ms, origin, data, bucket)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (id) DO NOTHING
+
+-- name: append_plain
+-- The same of an event without a trace, target, request or deadline. It costs 1 us less: to bind a NULL is dear.
+INSERT INTO antiphon_log (id, type, version, key, service, time_ms, correlation_id, causation_id, origin, data, bucket)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (id) DO NOTHING
+
+-- name: append_for
+-- Append an event that one handler alone is owed.
+INSERT INTO antiphon_log
+    (id, type, version, key, service, time_ms, correlation_id, causation_id, traceparent,
+     target, request_id, deadline_ms, origin, data, bucket, addressee)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+
+-- name: part_bucket
+-- Of the log as l: which of 256 buckets an event is in.
+l.bucket
+
+-- name: read_owed
+-- One type's events after a position, of one partition (those with some low bits of their bucket), without what is
+-- addressed to another handler or service, or stays inside another one.
+SELECT seq, id, type, version, key, service, time_ms, correlation_id, causation_id, traceparent,
+       target, request_id, deadline_ms, origin, data
+FROM antiphon_log WHERE type = ?1 AND seq > ?2 AND (?5 = 0 OR bucket & ?5 = ?6)
+  AND (addressee = (SELECT coalesce(h.first_id, h.id) FROM antiphon_handlers AS h WHERE h.id = ?3) OR addressee IS NULL
+  AND (origin <> 2 OR service = (SELECT h.service FROM antiphon_handlers AS h WHERE h.id = ?3))
+  AND (target IS NULL OR target = (SELECT h.service FROM antiphon_handlers AS h WHERE h.id = ?3)))
+ORDER BY seq LIMIT ?4
+
 -- name: read_seqs
 -- The events of a JSON list of positions.
 SELECT seq, id, type, version, key, service, time_ms, correlation_id, causation_id, traceparent,
@@ -151,15 +187,17 @@ SELECT time_ms FROM antiphon_log WHERE seq = min(
 SELECT l.id AS event_id, l.seq, l.time_ms, h.id AS handler_id, h.name, h.service, h.seq AS cursor,
        d.status, d.attempts, d.updated_ms, d.due_ms, d.reason, d.archived, h.compensates,
        (SELECT p.at_ms FROM antiphon_progress AS p
-         WHERE p.handler_id = h.id AND p.seq >= l.seq ORDER BY p.seq LIMIT 1) AS passed_ms,
+         WHERE p.handler_id = CASE WHEN l.seq <= h.split_seq THEN h.first_id ELSE h.id END AND p.seq >= l.seq
+         ORDER BY p.seq LIMIT 1) AS passed_ms,
        (SELECT w.id FROM antiphon_deliveries AS e INDEXED BY antiphon_deliveries_key
          JOIN antiphon_log AS w ON w.seq = e.seq
          WHERE e.handler_id = h.id AND e.key = d.key AND e.seq < d.seq AND d.status = 'UNPROCESSED'
            AND e.status IN ('UNPROCESSED', 'IN_PROGRESS', 'RETRY') ORDER BY e.seq LIMIT 1) AS waits_for
 FROM antiphon_log AS l CROSS JOIN antiphon_handlers AS h
 LEFT JOIN antiphon_subscriptions AS s ON s.handler_id = h.id AND s.type = l.type AND l.seq > s.start_seq
-      AND (l.addressee = h.id OR l.addressee IS NULL AND (l.origin <> 2 OR l.service = h.service)
+      AND (l.addressee = coalesce(h.first_id, h.id) OR l.addressee IS NULL AND (l.origin <> 2 OR l.service = h.service)
            AND (l.target IS NULL OR l.target = h.service))
+      AND l.bucket & (h.parts - 1) = h.part
 LEFT JOIN antiphon_deliveries AS d ON d.handler_id = h.id AND d.seq = l.seq
 WHERE l.id IN (SELECT value FROM json_each(?)) AND (s.type IS NOT NULL OR d.seq IS NOT NULL)
   AND h.name NOT GLOB 'inlet:*'
@@ -177,8 +215,8 @@ ORDER BY a.id
 -- Of the log as l: what no handler is owed any more, and no delivery that matters refers to. A condition.
 NOT EXISTS (
     SELECT 1 FROM antiphon_subscriptions AS s CROSS JOIN antiphon_handlers AS h ON h.id = s.handler_id
-    WHERE s.type = l.type AND l.seq > max(h.seq, s.start_seq)
-      AND (l.addressee = h.id OR l.addressee IS NULL AND (l.origin <> 2 OR l.service = h.service)
+    WHERE s.type = l.type AND l.seq > max(h.seq, s.start_seq) AND l.bucket & (h.parts - 1) = h.part
+      AND (l.addressee = coalesce(h.first_id, h.id) OR l.addressee IS NULL AND (l.origin <> 2 OR l.service = h.service)
            AND (l.target IS NULL OR l.target = h.service)))
 AND NOT EXISTS (
     SELECT 1 FROM antiphon_handlers AS h CROSS JOIN antiphon_deliveries AS d ON d.handler_id = h.id AND d.seq = l.seq
@@ -220,8 +258,12 @@ instr(CAST(user_state AS TEXT), ?) > 0
 WHERE id IN (SELECT value FROM json_each(?)) ORDER BY nr
 
 -- name: take_turn
--- A handler, which nobody else changes until the transaction ends.
-SELECT * FROM antiphon_handlers WHERE name = ?
+-- A partition of a handler, which nobody else changes until the transaction ends.
+SELECT * FROM antiphon_handlers WHERE name = ? AND part = ?
+
+-- name: take_redrives
+-- The redrives under way, which nobody else moves on until the transaction ends.
+SELECT id FROM antiphon_redrives WHERE state IN ('canary', 'running', 'settling')
 
 -- name: take_redrive
 -- A redrive, which nobody else moves on until the transaction ends.
@@ -230,7 +272,8 @@ SELECT * FROM antiphon_redrives WHERE id = ?
 -- name: dead_letters
 -- Dead letters; an AND follows.
 SELECT l.id, l.seq, l.type, l.version, l.key, h.name, h.service, d.status, d.reason, d.error_type, d.message,
-       d.fingerprint, d.attempts, l.time_ms, d.updated_ms, d.archived, d.handler_id, d.traceback
+       d.fingerprint, d.attempts, l.time_ms, d.updated_ms, d.archived, d.handler_id, d.traceback,
+       coalesce(h.first_id, h.id) AS first_id
 FROM antiphon_deliveries AS d
 CROSS JOIN antiphon_handlers AS h ON h.id = d.handler_id
 CROSS JOIN antiphon_log AS l ON l.seq = d.seq
@@ -239,7 +282,8 @@ WHERE d.status IN ('ERROR', 'FAILED')
 -- name: dead_letters_of
 -- Those of one event.
 SELECT l.id, l.seq, l.type, l.version, l.key, h.name, h.service, d.status, d.reason, d.error_type, d.message,
-       d.fingerprint, d.attempts, l.time_ms, d.updated_ms, d.archived, d.handler_id, d.traceback
+       d.fingerprint, d.attempts, l.time_ms, d.updated_ms, d.archived, d.handler_id, d.traceback,
+       coalesce(h.first_id, h.id) AS first_id
 FROM antiphon_log AS l
 CROSS JOIN antiphon_handlers AS h
 JOIN antiphon_deliveries AS d ON d.handler_id = h.id AND d.seq = l.seq

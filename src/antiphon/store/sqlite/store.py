@@ -180,15 +180,17 @@ class SqliteStore(SqlStore):
 
     # ------------------------------------------------------------------ reading events
 
-    async def read_owed(self, handler_id: int, types: Sequence[str], after_seq: int, limit: int) -> list[LoggedEvent]:
-        """The next events of *types* after a position that a handler is owed.
+    async def read_owed(
+        self, handler_id: int, types: Sequence[str], after_seq: int, limit: int, part: int = 0, parts: int = 1
+    ) -> list[LoggedEvent]:
+        """The next events of *types* after a position that a partition of a handler is owed.
 
         SQLite has one writer at a time, so positions become visible in order and none is skipped. Each type is
         read through the index by itself: ``type IN (...)`` would sort the whole backlog.
         """
-        if recent := self.tail.read(after_seq, limit, types):
+        if recent := self.tail.read(after_seq, limit, types, part, parts):
             return recent
-        rows = self._read_each("read_owed", [(type_, after_seq, handler_id, limit) for type_ in types])
+        rows = self._read_each("read_owed", [(type_, after_seq, handler_id, limit, parts - 1, part) for type_ in types])
         if len(types) > 1:
             rows.sort(key=lambda row: row[0])
             del rows[limit:]

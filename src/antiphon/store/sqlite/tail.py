@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 
 from antiphon.model.envelope import Envelope
 from antiphon.ports import INTERNAL, LoggedEvent
+from antiphon.store.rows import bucket_of
 
 _MOST_EVENTS = 4_096
 _MOST_BYTES = 4 << 20
@@ -39,8 +40,10 @@ class Tail:
             self._events += [LoggedEvent(seq, *event) for seq, event in enumerate(events, first)]
             self._bytes += size
 
-    def read(self, after_seq: int, limit: int, types: Collection[str] | None = None) -> list[LoggedEvent]:
-        """The next events (of *types*) after a position. If there are none, the database may have some."""
+    def read(
+        self, after_seq: int, limit: int, types: Collection[str] | None = None, part: int = 0, parts: int = 1
+    ) -> list[LoggedEvent]:
+        """The next events (of *types*, of a partition) after a position. If none, the database may have some."""
         start = after_seq - self._after
         if start < 0 or start >= len(self._events):
             return []
@@ -48,9 +51,12 @@ class Tail:
             return self._events[start : start + limit]
         found: list[LoggedEvent] = []
         for event in self._events[start:]:
-            if event.envelope.type in types:
-                if event.origin == INTERNAL or event.envelope.target is not None:
+            envelope = event.envelope
+            if envelope.type in types:
+                if event.origin == INTERNAL or envelope.target is not None:
                     break  # who is owed one of these, the database knows
+                if parts > 1 and bucket_of(envelope.key, envelope.id) & (parts - 1) != part:
+                    continue
                 found.append(event)
                 if len(found) == limit:
                     break

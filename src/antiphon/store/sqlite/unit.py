@@ -10,7 +10,7 @@ from typing import Any
 from antiphon.errors import DeclarationError, RolledBack
 from antiphon.model.envelope import Envelope
 from antiphon.ports import TIMEOUT_OF, Clock
-from antiphon.store.rows import is_plain, log_row, plain_row
+from antiphon.store.rows import bucket_of, is_plain, log_row, plain_row
 from antiphon.store.sqlite.connection import store_error
 from antiphon.store.sqlite.queries import query
 from antiphon.store.sqlite.tail import Run
@@ -141,10 +141,8 @@ class SqliteUnit(SqlUnit):
             return
         envelopes = [envelope for envelope, _ in events]
         self._group.types.update(dict.fromkeys([envelope.type for envelope in envelopes]))
-        if all(map(is_plain, envelopes)):
-            sql, rows = _APPEND_PLAIN, [plain_row(envelope, origin) for envelope, origin in events]
-        else:
-            sql, rows = _APPEND, [log_row(envelope, origin) for envelope, origin in events]
+        sql, row_of = (_APPEND_PLAIN, plain_row) if all(map(is_plain, envelopes)) else (_APPEND, log_row)
+        rows = [(*row_of(each, origin), bucket_of(each.key, each.id)) for each, origin in events]
         with _Watched(self):
             count = self._connection.executemany(sql, rows).rowcount
             if sql is _APPEND:
@@ -156,7 +154,8 @@ class SqliteUnit(SqlUnit):
 
     async def append_for(self, envelope: Envelope, origin: int, handler_id: int) -> None:
         """Append an event that one handler alone is owed."""
-        await self.execute(query("append_for"), (*log_row(envelope, origin), handler_id))
+        bucket = bucket_of(envelope.key, envelope.id)
+        await self.execute(query("append_for"), (*log_row(envelope, origin), bucket, handler_id))
         self.wake((envelope.type,))
 
     async def one_at_a_time(self) -> None:

@@ -7,13 +7,24 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+from antiphon.model.envelope import Envelope
 from antiphon.ports import Ability, Bus, LoggedEvent, Unreadable
 from antiphon.testing.clock import VirtualClock
-from antiphon.testing.conformance.kit import TYPES, BusCheck, MakeBus, check, envelope, numbers, once, same
+from antiphon.testing.conformance import kit
+from antiphon.testing.conformance.kit import TYPES, BusCheck, MakeBus, check, numbers, once, same
 
 A, B = TYPES
+#: What all events here are about unless they say otherwise: a bus keeps the order of a key.
+_KEY = "one"
 _PATIENCE_S = 30.0
 _MIB = 1024 * 1024
+
+
+def envelope(
+    n: int, *, key: str | None = _KEY, type_: str = A, data: bytes | None = None, service: str = "svc"
+) -> Envelope:
+    """Event number *n*, whose order counts."""
+    return kit.envelope(n, key=key, type_=type_, data=data, service=service)
 
 
 @asynccontextmanager
@@ -194,15 +205,16 @@ async def an_event_comes_as_it_was_sent(make: MakeBus, path: Path) -> None:
 
 
 async def a_listener_is_woken(make: MakeBus, path: Path) -> None:
-    """After something has been sent, and not once it has undone its listening."""
+    """After something has been sent, and not once it has undone its listening. (Of a key, the next event may wait
+    until the one before it has been taken.)"""
     async with opened(make, path) as (bus,):
         reader = Reader(bus)
-        await bus.send("s", 0, 1, [envelope(1)])
+        await bus.send("s", 0, 1, [kit.envelope(1)])
         await reader.until(1)
         wakes: list[int] = []
         woken = asyncio.Event()
         undo, undo_other = bus.listen([A], once(wakes)), bus.listen([A], woken.set)
-        await bus.send("s", 1, 2, [envelope(2)])
+        await bus.send("s", 1, 2, [kit.envelope(2)])
         async with asyncio.timeout(_PATIENCE_S):
             await woken.wait()
         check(bool(wakes), "an event that was sent has woken one listener, and not the other")
@@ -210,7 +222,7 @@ async def a_listener_is_woken(make: MakeBus, path: Path) -> None:
         undo_other()
         await reader.until(2)
         wakes.clear()
-        await bus.send("s", 2, 3, [envelope(3)])
+        await bus.send("s", 2, 3, [kit.envelope(3)])
         await reader.until(3)
         check(not wakes, "who has undone its listening was woken")
 

@@ -19,6 +19,7 @@ from antiphon.testing.conformance.deliveries import DELIVERY_CHECKS
 from antiphon.testing.conformance.kit import BusCheck, MakeStore, StoreCheck
 from antiphon.testing.conformance.leases import LEASE_CHECKS
 from antiphon.testing.conformance.log import LOG_CHECKS
+from antiphon.testing.conformance.partitions import PARTITION_CHECKS
 from antiphon.testing.conformance.places import (
     files_of_buses,
     files_of_stores,
@@ -28,10 +29,18 @@ from antiphon.testing.conformance.places import (
 )
 from antiphon.testing.conformance.talking import TALKING_CHECKS
 from antiphon.testing.conformance.timers import TIMER_CHECKS
+from antiphon.testing.emulators import MiniStack
 from antiphon.testing.servers import NatsServer, PostgresServer, RabbitServer, RedisServer, Server, listens_at, running
 
 #: Everything that a store promises, from the log upwards.
-STORE_CHECKS: list[StoreCheck] = [*LOG_CHECKS, *LEASE_CHECKS, *DELIVERY_CHECKS, *TIMER_CHECKS, *TALKING_CHECKS]
+STORE_CHECKS: list[StoreCheck] = [
+    *LOG_CHECKS,
+    *LEASE_CHECKS,
+    *PARTITION_CHECKS,
+    *DELIVERY_CHECKS,
+    *TIMER_CHECKS,
+    *TALKING_CHECKS,
+]
 
 
 @asynccontextmanager
@@ -129,6 +138,7 @@ ENGINES = (
     Engine("nats", "nats://127.0.0.1:4222", frozenset({"rereads"}), NatsServer),
     Engine("redis", "redis://127.0.0.1:6379", frozenset({"rereads", "positions"}), RedisServer),
     Engine("rabbitmq", "amqp://guest:guest@127.0.0.1:5672", frozenset(), RabbitServer),
+    Engine("sqs", "sqs://127.0.0.1:4566", frozenset(), MiniStack),
 )
 
 

@@ -1,0 +1,68 @@
+"""The source and the sink of a channel, by its URL. Each library is an extra, and imported when it is used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from antiphon.broker.naming import shown
+from antiphon.errors import DeclarationError
+from antiphon.model.channels import ChannelSpec
+from antiphon.ports import Clock, Sink, Source
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """What a scheme of URLs can: its module, what it can do, the extra of its library, and the options it knows."""
+
+    module: str
+    receives: bool = True
+    sends: bool = True
+    extra: str | None = None
+    options: frozenset[str] = frozenset()
+
+
+_RABBITMQ = Scheme("rabbitmq", extra="rabbitmq")
+
+#: By the URL's scheme.
+SCHEMES = {
+    "amqp": _RABBITMQ,
+    "amqps": _RABBITMQ,
+    "folder": Scheme("folder", options=frozenset({"every", "delimiter", "encoding"})),
+}
+
+
+def scheme_of(url: str) -> Scheme:
+    """The scheme of *url*. Raises DeclarationError for one that nobody knows."""
+    name = url.partition("://")[0]
+    if name not in SCHEMES or "://" not in url:
+        raise DeclarationError(
+            f"no channel is known at {shown(url)!r}", mend=f"There are: {', '.join(f'{each}://' for each in SCHEMES)}"
+        )
+    return SCHEMES[name]
+
+
+def source_at(channel: ChannelSpec, clock: Clock) -> Source:
+    """A source that is not open yet. Raises DeclarationError where its library is not installed."""
+    source: Source = _made("ChannelSource", channel, clock)
+    return source
+
+
+def sink_at(channel: ChannelSpec, clock: Clock) -> Sink:
+    """A sink that is not open yet. Raises DeclarationError where its library is not installed."""
+    sink: Sink = _made("ChannelSink", channel, clock)
+    return sink
+
+
+def _made(class_name: str, channel: ChannelSpec, clock: Clock) -> Any:
+    scheme = scheme_of(channel.url)
+    try:
+        module = import_module(f"antiphon.channel.{scheme.module}")
+    except ModuleNotFoundError as error:
+        raise DeclarationError(
+            f"the library of {channel.url.partition('://')[0]}:// is not installed ({error.name})",
+            where=f"channel {channel.name!r}",
+            mend=f"pip install 'antiphon[{scheme.extra}]'",
+        ) from error
+    return getattr(module, class_name)(channel, clock)

@@ -1,0 +1,116 @@
+"""The lag that KEDA is told to ask for: the very query of the manifests, on a real database."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from antiphon import App, Event, Retry, Service, hours
+from antiphon.deploy.keda import lag_query
+from antiphon.deploy.plan import Plan, plan_of
+from tests.store.postgres import database
+
+pytestmark = pytest.mark.anyio
+
+PATIENCE_S = 30
+
+
+class Ordered(Event, key="number"):
+    """An order."""
+
+    number: str
+
+
+class Paid(Event, key="number"):
+    """It was paid."""
+
+    number: str
+
+
+def shop(name: str, own_stores: bool) -> App:
+    """Orders, and a till whose first order fails and waits an hour."""
+    orders, till = Service("orders"), Service("till")
+
+    @orders.on(Paid)
+    async def close(paid: Paid) -> None:
+        """An order is closed."""
+
+    @till.on(Ordered, retry=Retry(attempts=9, first=hours(1), cap=hours(1), jitter=False))
+    async def pay(ordered: Ordered) -> Paid:
+        if ordered.number == "late":
+            raise ValueError("not today")
+        return Paid(ordered.number)
+
+    return App(orders, till, name=name, own_stores=own_stores)
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    """A database of the test's own."""
+    with database() as found:
+        yield found
+
+
+def lag(plan: Plan, service: str) -> int:
+    """What KEDA would be told of a service."""
+    import psycopg
+
+    (unit,) = [each for each in plan.units(one_machine=False) if [spec.name for spec in each.services] == [service]]
+    with psycopg.connect(plan.store.url if plan.store else "", autocommit=True) as connection:
+        connection.execute("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY")
+        row = connection.execute(lag_query(plan, unit).encode()).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+async def reached(plan: Plan, service: str, wanted: int) -> None:
+    """Return when the lag is as *wanted*; fails if it never is."""
+    async with asyncio.timeout(PATIENCE_S):
+        while await asyncio.to_thread(lag, plan, service) != wanted:
+            pass
+
+
+@pytest.mark.parametrize("own_stores", [False, True], ids=["one schema", "a schema each"])
+async def test_a_service_at_zero_is_woken_and_goes_to_zero_again(own_stores: bool, url: str, tmp_path: Path) -> None:
+    """Events for a service that nobody runs count, over the bus too; when it has run, nothing does."""
+    app = shop("lag_shop", own_stores)
+    plan = plan_of(app, "shop:app", store=url, bus=None, image=None, grace_s=5)
+    async with app.run_in(tmp_path, store=url):
+        await reached(plan, "till", 0)
+    async with app.run_in(tmp_path, store=url, services=["orders"]):
+        for number in ("1", "2", "3"):
+            await app.publish(Ordered(number), service="orders")
+    await reached(plan, "till", 3)
+    async with app.run_in(tmp_path, store=url, services=["till"]):
+        await reached(plan, "till", 0)
+    await reached(plan, "orders", 3)
+    async with app.run_in(tmp_path, store=url, services=["orders"]):
+        await reached(plan, "orders", 0)
+    assert (lag(plan, "orders"), lag(plan, "till")) == (0, 0)
+
+
+async def test_what_waits_for_its_retry_keeps_a_process(url: str, tmp_path: Path) -> None:
+    """An event that failed is not lost sight of: its next attempt needs somebody to make it."""
+    app = shop("lag_shop", False)
+    plan = plan_of(app, "shop:app", store=url, bus=None, image=None, grace_s=5)
+    async with app.run_in(tmp_path, store=url):
+        await app.publish(Ordered("late"), service="orders")
+        await reached(plan, "till", 1)
+    assert lag(plan, "till") == 1
+
+
+async def test_a_timer_counts_when_it_is_due(url: str, tmp_path: Path) -> None:
+    """What was published for later wakes its service then, and not before."""
+    app = shop("lag_shop", False)
+    plan = plan_of(app, "shop:app", store=url, bus=None, image=None, grace_s=5)
+    async with app.run_in(tmp_path, store=url):
+        await app.publish(Ordered("1"), service="orders", delay=hours(1))
+    assert lag(plan, "orders") == 0
+    import psycopg
+
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("UPDATE lag_shop.antiphon_timers SET due_ms = due_ms - 3600000")
+    assert lag(plan, "orders") == 1
