@@ -50,6 +50,8 @@ class NatsBus(Feeds):
         self._keep_ms = milliseconds(keep)
         self._purged_ms = clock.now_ms()
         self._client: Client | None = None
+        # What the stream has not yet said that it holds.
+        self._unconfirmed: set[asyncio.Future[api.PubAck]] = set()
 
     async def open(self) -> None:
         """Connect; the client connects again by itself from then on. Raises BusError."""
@@ -99,10 +101,12 @@ class NatsBus(Feeds):
                     headers[api.Header.MSG_ID] = event.id
                     subject = f"{self._prefix}.{quoted(event.service)}.{quoted(event.type)}"
                     acks.append(await js.publish_async(subject, body, headers=headers))
+                    self._unconfirmed.add(acks[-1])
                 await asyncio.gather(*acks)
             finally:
                 for ack in acks:
                     ack.cancel()
+                self._unconfirmed.difference_update(acks)
         return upto_seq
 
     async def position(self, sender: str) -> int | None:
@@ -156,12 +160,16 @@ class NatsBus(Feeds):
             return (await js.stream_info(self._stream)).state.last_seq
 
     def _js(self) -> JetStreamContext:
-        if self._client is None:
-            raise BusError("it is not connected", where=self._where)
+        if self._client is None or not self._client.is_connected:
+            raise BusError("it is not connected", where=self._where, mend=AGAIN)
         return self._client.jetstream(timeout=PATIENCE_S)
 
     async def _lost(self) -> None:
-        """What was on its way to a feed is lost with the connection; the feed is made anew from its position."""
+        """What was on its way is lost with the connection: a feed is made anew from its position, what was not
+        confirmed is sent again."""
+        for ack in self._unconfirmed:
+            if not ack.done():
+                ack.set_exception(nats.errors.ConnectionClosedError())
         for feed in self._feeds.values():
             feed.fail(BusError("the connection was lost", where=self._where, mend=AGAIN))
 

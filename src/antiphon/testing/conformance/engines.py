@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial, wraps
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from antiphon.broker.connecting import bus_at
 from antiphon.broker.feed import Feeds
+from antiphon.broker.naming import without_name
 from antiphon.errors import DeclarationError
 from antiphon.model.retry import days
 from antiphon.ports import Ability, MakeBus
 from antiphon.runtime.clock import SystemClock
 from antiphon.store.bus import LogBus
 from antiphon.testing.conformance.bus import bus_checks
+from antiphon.testing.conformance.hostile import HOSTILE_CHECKS, HostileCheck, Put
 from antiphon.testing.conformance.deliveries import DELIVERY_CHECKS
 from antiphon.testing.conformance.kit import BusCheck, MakeStore, StoreCheck
 from antiphon.testing.conformance.leases import LEASE_CHECKS
-from antiphon.testing.conformance.log import LOG_CHECKS
+from antiphon.testing.conformance.lines import BUS_LINE_CHECKS, a_broker_that_does_not_answer_is_given_up
+from antiphon.testing.conformance.load import a_late_receiver_reads_a_long_backlog
+from antiphon.testing.conformance.log import LOG_CHECKS, read_backlog
 from antiphon.testing.conformance.partitions import PARTITION_CHECKS
 from antiphon.testing.conformance.places import (
     files_of_buses,
@@ -27,11 +32,16 @@ from antiphon.testing.conformance.places import (
     schemas_of_stores,
     unique_name,
 )
+from antiphon.testing.conformance.raw import put_on_nats, put_on_rabbitmq, put_on_redis
+from antiphon.testing.conformance.storelines import STORE_LINE_CHECKS
 from antiphon.testing.conformance.talking import TALKING_CHECKS
 from antiphon.testing.conformance.timers import TIMER_CHECKS
+from antiphon.testing.line import Line, line_to
 from antiphon.testing.emulators import MiniStack
 from antiphon.testing.servers import NatsServer, PostgresServer, RabbitServer, RedisServer, Server, listens_at, running
 
+#: How many events a long backlog has where nothing else is said.
+BACKLOG = 100_000
 #: Everything that a store promises, from the log upwards.
 STORE_CHECKS: list[StoreCheck] = [
     *LOG_CHECKS,
@@ -76,7 +86,9 @@ class Engine(NamedTuple):
 
     *url* is where it listens by default (None: it is files); where nobody listens there, one is started of the kind
     *server*. *stores* and *buses* give factories at a URL for as long as they are needed (None: it has none).
-    *abilities* are those that its bus declares.
+    *abilities* are those that its bus declares. *raw* gives a factory of buses and what puts bytes on them by the
+    protocol's plain client (None: nobody else can). *by_line*: it can be reached by way of a `Line`, which changes
+    host and port. *waits*: its client waits for a server that keeps a connection and says nothing.
     """
 
     name: str
@@ -85,6 +97,9 @@ class Engine(NamedTuple):
     server: type[Server] | None = None
     stores: Callable[[str], AbstractAsyncContextManager[MakeStore]] | None = None
     buses: Callable[[str], AbstractAsyncContextManager[MakeBus]] | None = brokers_buses
+    raw: Callable[[str], AbstractAsyncContextManager[tuple[MakeBus, Put]]] | None = None
+    by_line: bool = False
+    waits: bool = False
 
     @asynccontextmanager
     async def reached(self) -> AsyncIterator[str | None]:
@@ -98,30 +113,87 @@ class Engine(NamedTuple):
         else:
             yield None
 
-    def checks(self, url: str) -> list[Check]:
-        """The checks that it is held to, at *url*."""
+    def checks(self, url: str, backlog: int = BACKLOG) -> list[Check]:
+        """The checks that it is held to, at *url*; a long backlog is one of so many events."""
         found: list[Check] = []
-        if self.stores is not None:
-            found += [_of_store(check, self.stores, url) for check in STORE_CHECKS]
-        if self.buses is not None:
-            found += [_of_bus(check, self.buses, url) for check in bus_checks(self.abilities)]
+        if (stores := self.stores) is not None:
+            found += [_check(each, stores, url) for each in STORE_CHECKS]
+            found.append(_check(_with_backlog(read_backlog, backlog), stores, url))
+            if self.by_line:
+                found += [_check_by_line(each, stores, url) for each in STORE_LINE_CHECKS]
+        if (buses := self.buses) is not None:
+            found += [_check(each, buses, url) for each in bus_checks(self.abilities) if each is not _LATE]
+            found.append(_check(_with_backlog(_LATE, backlog), buses, url))
+            if self.by_line:
+                lines = [each for each in BUS_LINE_CHECKS if not (self.waits and each is _SILENT)]
+                found += [_check_by_line(each, buses, url) for each in lines]
+        if self.raw is not None:
+            found += [_check_with_raw(each, self.raw, url) for each in HOSTILE_CHECKS]
         return found
 
 
-def _of_store(check: StoreCheck, stores: Callable[[str], AbstractAsyncContextManager[MakeStore]], url: str) -> Check:
+_LATE = a_late_receiver_reads_a_long_backlog
+_SILENT = a_broker_that_does_not_answer_is_given_up
+M = TypeVar("M")
+
+
+def _check(
+    check: Callable[[M, Path], Awaitable[None]], makes: Callable[[str], AbstractAsyncContextManager[M]], url: str
+) -> Check:
     async def run(folder: Path) -> None:
-        async with stores(url) as make:
+        async with makes(url) as make:
             await check(make, folder)
 
     return Check(check.__name__, run)
 
 
-def _of_bus(check: BusCheck, buses: Callable[[str], AbstractAsyncContextManager[MakeBus]], url: str) -> Check:
+def _check_by_line(
+    check: Callable[[M, Path, Line], Awaitable[None]], makes: Callable[[str], AbstractAsyncContextManager[M]], url: str
+) -> Check:
     async def run(folder: Path) -> None:
-        async with buses(url) as make:
-            await check(make, folder)
+        async with line_to(url) as line, makes(line.url) as make:
+            try:
+                await check(make, folder, line)
+            finally:
+                # However the check has left it: what was made has to be removed.
+                await line.cut()
+                await line.mend()
 
     return Check(check.__name__, run)
+
+
+def _check_with_raw(
+    check: HostileCheck, raw: Callable[[str], AbstractAsyncContextManager[tuple[MakeBus, Put]]], url: str
+) -> Check:
+    async def run(folder: Path) -> None:
+        async with raw(url) as (make, put):
+            await check(make, folder, put)
+
+    return Check(check.__name__, run)
+
+
+def _with_backlog(
+    check: Callable[[M, Path, int], Awaitable[None]], backlog: int
+) -> Callable[[M, Path], Awaitable[None]]:
+    @wraps(check)
+    async def run(make: M, path: Path) -> None:
+        await check(make, path, backlog)
+
+    return run
+
+
+def raw_by(
+    put: Callable[[str, str, bytes], Awaitable[None]],
+) -> Callable[[str], AbstractAsyncContextManager[tuple[MakeBus, Put]]]:
+    """Buses on a broker as `brokers_buses`, and *put*, which is given its URL, the bus's name and the bytes."""
+
+    @asynccontextmanager
+    async def raw(url: str) -> AsyncIterator[tuple[MakeBus, Put]]:
+        async with named_bus(url) as named:
+            place, name = without_name(named)
+            yield bus_at(named, "", keep=days(7)), partial(put, place, name or "")
+
+    return raw
 
 
 #: On their standard ports.
@@ -134,10 +206,12 @@ ENGINES = (
         PostgresServer,
         stores=schemas_of_stores,
         buses=schemas_of_buses,
+        by_line=True,
+        waits=True,
     ),
-    Engine("nats", "nats://127.0.0.1:4222", frozenset({"rereads"}), NatsServer),
-    Engine("redis", "redis://127.0.0.1:6379", frozenset({"rereads", "positions"}), RedisServer),
-    Engine("rabbitmq", "amqp://guest:guest@127.0.0.1:5672", frozenset(), RabbitServer),
+    Engine("nats", "nats://127.0.0.1:4222", frozenset({"rereads"}), NatsServer, raw=raw_by(put_on_nats), by_line=True),
+    Engine("redis", "redis://127.0.0.1:6379", frozenset({"rereads", "positions"}), RedisServer, raw=raw_by(put_on_redis), by_line=True),
+    Engine("rabbitmq", "amqp://guest:guest@127.0.0.1:5672", frozenset(), RabbitServer, raw=raw_by(put_on_rabbitmq), by_line=True),
     Engine("sqs", "sqs://127.0.0.1:4566", frozenset(), MiniStack),
 )
 
