@@ -36,7 +36,7 @@ COMPOSED |= {("app", "testing"), ("testing", "gateway")}
 # `antiphon conformance` runs a suite of the kit.
 COMPOSED |= {("cli", "testing")}
 # What they share lies beside them in `store`.
-BACKENDS = {"sqlite", "postgres"}
+BACKENDS = {"sqlite", "postgres", "mariadb"}
 TEST_TOOLS = {"pytest", "hypothesis", "tests"}
 # Each is imported by the one part of the kit that is made for it, and by nothing that others import.
 TOOL_OF: dict[tuple[str, ...], str] = {("testing", "plugin"): "pytest", ("testing", "strategies"): "hypothesis"}

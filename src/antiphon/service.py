@@ -37,7 +37,7 @@ H = TypeVar("H", bound=WorkflowHandle)
 
 _DEFAULT_RETRY = Retry()
 # Tables may be written for these too, in a file of their own: tables.postgresql.sql beside tables.sql.
-_DIALECTS = ("postgresql",)
+_DIALECTS = ("postgresql", "mariadb")
 
 
 class Tick(Event, type="antiphon.tick", domain=True):
@@ -51,7 +51,8 @@ class Service:
     """Owner of handlers, schedules, routes and tables.
 
     *tables* is SQL text, or the name of a .sql file beside the declaring module; it is run once, when the
-    service's store is made. Where ``<name>.postgresql.sql`` lies beside that file, PostgreSQL is given that one.
+    service's store is made. Where ``<name>.postgresql.sql`` or ``<name>.mariadb.sql`` lies beside that file, that
+    database is given that one.
     Raises DeclarationError for a name that breaks the rule, or a file that is not there.
     """
 

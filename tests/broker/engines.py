@@ -8,6 +8,7 @@ from antiphon.testing.conformance.engines import ENGINES, Engine
 from tests.servers import url_of
 
 BROKERS = [engine for engine in ENGINES if engine.stores is None]
+KAFKA = next(engine for engine in BROKERS if engine.name == "kafka")
 on_each = pytest.mark.parametrize("engine", BROKERS, ids=lambda engine: engine.name)
 
 

@@ -10,12 +10,13 @@ import pytest
 
 from antiphon.demo.audit import audit
 from antiphon.testing.conformance.engines import Engine, named_bus
+from antiphon.testing.kafka import KafkaServer
 from antiphon.testing.line import line_to
 from antiphon.testing.servers import running
 from examples.enrollment import app as enrollment
 from examples.flight_booking import app
 from examples.flight_booking.demo import subject
-from tests.broker.engines import on_each, required
+from tests.broker.engines import BROKERS, KAFKA, on_each, required
 from tests.conftest import require
 from tests.examples.kit import (
     ENDS_OF_ENROLLMENTS,
@@ -51,12 +52,26 @@ async def test_enrollment_in_a_process_for_each_service(
         assert await ends_of_enrollments(client) == ENDS_OF_ENROLLMENTS
 
 
-@on_each
+@pytest.mark.parametrize("engine", [each for each in BROKERS if each is not KAFKA], ids=lambda engine: engine.name)
 async def test_flight_booking_with_the_line_cut(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bookings are accepted while the broker cannot be reached, and each comes to its one end when it can."""
     async with line_to(url) as line:
         await bookings_come_to_their_ends(line.url, tmp_path, monkeypatch, line.cut, line.mend)
         assert line.broken > 0
+
+
+async def test_flight_booking_on_kafka_with_the_line_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same, where clients go wherever the cluster tells them to."""
+    require("Kafka's mock cluster", KafkaServer.is_there())
+    server = KafkaServer()
+    try:
+        await server.start()
+        async with line_to(server.url) as line:
+            await server.advertise(line.port)
+            await bookings_come_to_their_ends(line.url, tmp_path, monkeypatch, line.cut, line.mend)
+            assert line.broken > 0
+    finally:
+        server.close()
 
 
 @on_each

@@ -22,6 +22,8 @@ _BUSES = {
     "amqp": ("rabbitmq", "RabbitBus", "rabbitmq"),
     "amqps": ("rabbitmq", "RabbitBus", "rabbitmq"),
     "sqs": ("sqs", "SqsBus", "aws"),
+    "kafka": ("kafka", "KafkaBus", "kafka"),
+    "kafka+ssl": ("kafka", "KafkaBus", "kafka"),
 }
 _NAME = re.compile(r"[a-z0-9_]{1,64}")
 

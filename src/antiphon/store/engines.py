@@ -107,14 +107,61 @@ class Postgres:
         return open_desks(self._url, BUS, clock, event_types)
 
 
+class Maria:
+    """A database each, on the MariaDB server at *url*. Raises DeclarationError for what is no such address."""
+
+    dialect = "mariadb"
+
+    def __init__(self, url: str) -> None:
+        if find_spec("asyncmy") is None:
+            raise DeclarationError("the library of mariadb:// is not installed", mend="pip install 'antiphon[mariadb]'")
+        from antiphon.store.mariadb.connection import address
+
+        address(url, BUS)
+        self._url = url
+
+    def store(self, name: str, *, clock: Clock, owner: str, tables: dict[str, str]) -> SqlStore:
+        """The database of the URL's name and that one."""
+        from antiphon.store.mariadb.connection import address
+        from antiphon.store.mariadb.store import MariaStore
+
+        return MariaStore(address(self._url, name), clock=clock, owner=owner, tables=tables)
+
+    def bus(self, *, clock: Clock, owner: str) -> LogBus:
+        """The database that ends with ``bus``."""
+        from antiphon.store.mariadb.bus import MariaBus
+        from antiphon.store.mariadb.connection import address
+
+        return MariaBus(address(self._url, BUS), clock=clock, owner=owner)
+
+    def desks(
+        self, clock: Clock, event_types: Mapping[str, EventType] | None
+    ) -> AbstractAsyncContextManager[list[Desk]]:
+        """On each database that is one."""
+        from antiphon.store.mariadb.desks import open_desks
+
+        return open_desks(self._url, BUS, clock, event_types)
+
+
+_SERVERS: dict[str, type[Postgres | Maria]] = {
+    "postgresql": Postgres,
+    "postgres": Postgres,
+    "mariadb": Maria,
+    "mysql": Maria,
+}
+
+
 def engine_at(url: str | None, data: Path, place_of: PlaceOf = LocalPlace) -> Engine:
     """The engine at *url*; files in *data* where there is none. Raises DeclarationError."""
     if url is None:
         return Files(data, place_of)
     scheme = url.partition("://")[0]
-    if scheme not in ("postgresql", "postgres"):
-        raise DeclarationError(f"no store is known at {scheme}://", mend="There is postgresql://user@host/database")
-    return Postgres(url)
+    if scheme not in _SERVERS:
+        raise DeclarationError(
+            f"no store is known at {scheme}://",
+            mend="There are postgresql://user@host/database and mariadb://user@host/database",
+        )
+    return _SERVERS[scheme](url)
 
 
 def desks_at(

@@ -43,6 +43,18 @@ def _text(package: str, name: str) -> str:
     return resources.files(package).joinpath(name).read_text(encoding="utf-8")
 
 
-def views() -> str:
-    """The event tables, as a script: ``antiphon_time(x)`` is a wall time as text, ``antiphon_text(x)`` bytes."""
-    return _text(__package__, "views.sql")
+def views(**functions: str) -> str:
+    """The event tables, as a script: ``antiphon_time(x)`` is a wall time as text, ``antiphon_text(x)`` bytes.
+
+    *functions* gives, by name, an expression to be written instead, with ``{}`` for ``x``.
+    """
+    script = _text(__package__, "views.sql")
+    for name, written in functions.items():
+        while f"{name}(" in script:
+            before, _, rest = script.partition(f"{name}(")
+            depth, end = 1, 0
+            while depth:
+                depth += {"(": 1, ")": -1}.get(rest[end], 0)
+                end += 1
+            script = before + written.format(rest[: end - 1]) + rest[end:]
+    return script

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
+from antiphon.store.named import Row, row_type
+
 # What a question mark may stand in without being a mark: strings, names, comments, dollar quotes.
 _TOKEN = re.compile(
     r"""(?P<double>\?\?)|(?P<mark>\?(?P<number>\d*))"""
@@ -49,31 +51,6 @@ def kept(parameters: Sequence[Any]) -> Sequence[Any]:
 def as_it_was(text: str | None) -> str | None:
     """A text that `kept` has gone over, as it was before."""
     return text.replace(_NUL, "\0") if text is not None and _NUL in text else text
-
-
-class Row(tuple[Any, ...]):
-    """A row with index and name access; names are looked up whatever the case of their letters."""
-
-    __slots__ = ()
-    names: dict[str, int]
-
-    def __getitem__(self, key: Any) -> Any:
-        if isinstance(key, str):
-            try:
-                return tuple.__getitem__(self, self.names[key.lower()])
-            except KeyError:
-                raise IndexError(f"the row has no column {key!r}") from None
-        return tuple.__getitem__(self, key)
-
-    def keys(self) -> list[str]:
-        """The names of the columns."""
-        return list(self.names)
-
-
-@lru_cache(maxsize=1024)
-def row_type(names: tuple[str, ...]) -> type[Row]:
-    """The rows of a result with columns of these names."""
-    return type("Row", (Row,), {"__slots__": (), "names": {name.lower(): n for n, name in enumerate(names)}})
 
 
 def named_rows(cursor: Any) -> Callable[[Sequence[Any]], Row]:

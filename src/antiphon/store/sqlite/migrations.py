@@ -51,20 +51,7 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
 
 def own_views() -> str:
     """The event tables without functions, of which a file of SQLite keeps none."""
-    script = views()
-    for function, written in (
-        ("antiphon_time(", _TIME),
-        ("antiphon_text(", "CAST({} AS TEXT)"),
-        ("antiphon_bucket(", "l.bucket"),
-    ):
-        while function in script:
-            before, _, rest = script.partition(function)
-            depth, end = 1, 0
-            while depth:
-                depth += {"(": 1, ")": -1}.get(rest[end], 0)
-                end += 1
-            script = before + written.format(rest[: end - 1]) + rest[end:]
-    return script
+    return views(antiphon_time=_TIME, antiphon_text="CAST({} AS TEXT)", antiphon_bucket="l.bucket")
 
 
 def clock_offset_ms(connection: sqlite3.Connection, clock: Clock) -> int:

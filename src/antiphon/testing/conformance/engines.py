@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import partial, wraps
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from antiphon.broker.connecting import bus_at
 from antiphon.broker.feed import Feeds
@@ -16,16 +16,19 @@ from antiphon.model.retry import days
 from antiphon.ports import Ability, MakeBus
 from antiphon.runtime.clock import SystemClock
 from antiphon.store.bus import LogBus
-from antiphon.testing.conformance.bus import bus_checks
-from antiphon.testing.conformance.hostile import HOSTILE_CHECKS, HostileCheck, Put
-from antiphon.testing.conformance.deliveries import DELIVERY_CHECKS
-from antiphon.testing.conformance.kit import BusCheck, MakeStore, StoreCheck
-from antiphon.testing.conformance.leases import LEASE_CHECKS
-from antiphon.testing.conformance.lines import BUS_LINE_CHECKS, a_broker_that_does_not_answer_is_given_up
-from antiphon.testing.conformance.load import a_late_receiver_reads_a_long_backlog
-from antiphon.testing.conformance.log import LOG_CHECKS, read_backlog
-from antiphon.testing.conformance.partitions import PARTITION_CHECKS
+from antiphon.testing.conformance.checks import (
+    Check,
+    of_buses,
+    of_buses_by_line,
+    of_raw_bytes,
+    of_stores,
+    of_stores_by_line,
+)
+from antiphon.testing.conformance.hostile import Put
+from antiphon.testing.conformance.kit import MakeStore
 from antiphon.testing.conformance.places import (
+    databases_of_buses,
+    databases_of_stores,
     files_of_buses,
     files_of_stores,
     schemas_of_buses,
@@ -33,24 +36,13 @@ from antiphon.testing.conformance.places import (
     unique_name,
 )
 from antiphon.testing.conformance.raw import put_on_nats, put_on_rabbitmq, put_on_redis
-from antiphon.testing.conformance.storelines import STORE_LINE_CHECKS
-from antiphon.testing.conformance.talking import TALKING_CHECKS
-from antiphon.testing.conformance.timers import TIMER_CHECKS
-from antiphon.testing.line import Line, line_to
 from antiphon.testing.emulators import MiniStack
+from antiphon.testing.kafka import KafkaServer
+from antiphon.testing.mariadb import MariadbServer
 from antiphon.testing.servers import NatsServer, PostgresServer, RabbitServer, RedisServer, Server, listens_at, running
 
 #: How many events a long backlog has where nothing else is said.
 BACKLOG = 100_000
-#: Everything that a store promises, from the log upwards.
-STORE_CHECKS: list[StoreCheck] = [
-    *LOG_CHECKS,
-    *LEASE_CHECKS,
-    *PARTITION_CHECKS,
-    *DELIVERY_CHECKS,
-    *TIMER_CHECKS,
-    *TALKING_CHECKS,
-]
 
 
 @asynccontextmanager
@@ -72,13 +64,6 @@ async def brokers_buses(url: str) -> AsyncIterator[MakeBus]:
     """Buses of one name on the broker at *url*: of a name that is nobody else's, and removed at the end."""
     async with named_bus(url) as named:
         yield bus_at(named, "", keep=days(7))
-
-
-class Check(NamedTuple):
-    """One promise that an engine is held to: the check's name, and how it is run in a new folder."""
-
-    name: str
-    run: Callable[[Path], Awaitable[None]]
 
 
 class Engine(NamedTuple):
@@ -113,73 +98,20 @@ class Engine(NamedTuple):
         else:
             yield None
 
-    def checks(self, url: str, backlog: int = BACKLOG) -> list[Check]:
-        """The checks that it is held to, at *url*; a long backlog is one of so many events."""
+    def checks(self, url: str, backlog: int | None = BACKLOG) -> list[Check]:
+        """The checks that it is held to, at *url*; a long backlog is one of so many events (None: of a few)."""
         found: list[Check] = []
-        if (stores := self.stores) is not None:
-            found += [_check(each, stores, url) for each in STORE_CHECKS]
-            found.append(_check(_with_backlog(read_backlog, backlog), stores, url))
-            if self.by_line:
-                found += [_check_by_line(each, stores, url) for each in STORE_LINE_CHECKS]
-        if (buses := self.buses) is not None:
-            found += [_check(each, buses, url) for each in bus_checks(self.abilities) if each is not _LATE]
-            found.append(_check(_with_backlog(_LATE, backlog), buses, url))
-            if self.by_line:
-                lines = [each for each in BUS_LINE_CHECKS if not (self.waits and each is _SILENT)]
-                found += [_check_by_line(each, buses, url) for each in lines]
+        if self.stores is not None:
+            found += of_stores(self.stores, url, backlog)
+        if self.stores is not None and self.by_line:
+            found += of_stores_by_line(self.stores, url)
+        if self.buses is not None:
+            found += of_buses(self.buses, url, self.abilities, backlog)
+        if self.buses is not None and self.by_line:
+            found += of_buses_by_line(self.buses, url, waits=self.waits)
         if self.raw is not None:
-            found += [_check_with_raw(each, self.raw, url) for each in HOSTILE_CHECKS]
+            found += of_raw_bytes(self.raw, url)
         return found
-
-
-_LATE = a_late_receiver_reads_a_long_backlog
-_SILENT = a_broker_that_does_not_answer_is_given_up
-M = TypeVar("M")
-
-
-def _check(
-    check: Callable[[M, Path], Awaitable[None]], makes: Callable[[str], AbstractAsyncContextManager[M]], url: str
-) -> Check:
-    async def run(folder: Path) -> None:
-        async with makes(url) as make:
-            await check(make, folder)
-
-    return Check(check.__name__, run)
-
-
-def _check_by_line(
-    check: Callable[[M, Path, Line], Awaitable[None]], makes: Callable[[str], AbstractAsyncContextManager[M]], url: str
-) -> Check:
-    async def run(folder: Path) -> None:
-        async with line_to(url) as line, makes(line.url) as make:
-            try:
-                await check(make, folder, line)
-            finally:
-                # However the check has left it: what was made has to be removed.
-                await line.cut()
-                await line.mend()
-
-    return Check(check.__name__, run)
-
-
-def _check_with_raw(
-    check: HostileCheck, raw: Callable[[str], AbstractAsyncContextManager[tuple[MakeBus, Put]]], url: str
-) -> Check:
-    async def run(folder: Path) -> None:
-        async with raw(url) as (make, put):
-            await check(make, folder, put)
-
-    return Check(check.__name__, run)
-
-
-def _with_backlog(
-    check: Callable[[M, Path, int], Awaitable[None]], backlog: int
-) -> Callable[[M, Path], Awaitable[None]]:
-    @wraps(check)
-    async def run(make: M, path: Path) -> None:
-        await check(make, path, backlog)
-
-    return run
 
 
 def raw_by(
@@ -209,10 +141,33 @@ ENGINES = (
         by_line=True,
         waits=True,
     ),
+    Engine(
+        "mariadb",
+        "mariadb://root@127.0.0.1:3306",
+        LogBus.abilities,
+        MariadbServer,
+        stores=databases_of_stores,
+        buses=databases_of_buses,
+    ),
     Engine("nats", "nats://127.0.0.1:4222", frozenset({"rereads"}), NatsServer, raw=raw_by(put_on_nats), by_line=True),
-    Engine("redis", "redis://127.0.0.1:6379", frozenset({"rereads", "positions"}), RedisServer, raw=raw_by(put_on_redis), by_line=True),
-    Engine("rabbitmq", "amqp://guest:guest@127.0.0.1:5672", frozenset(), RabbitServer, raw=raw_by(put_on_rabbitmq), by_line=True),
+    Engine(
+        "redis",
+        "redis://127.0.0.1:6379",
+        frozenset({"rereads", "positions"}),
+        RedisServer,
+        raw=raw_by(put_on_redis),
+        by_line=True,
+    ),
+    Engine(
+        "rabbitmq",
+        "amqp://guest:guest@127.0.0.1:5672",
+        frozenset(),
+        RabbitServer,
+        raw=raw_by(put_on_rabbitmq),
+        by_line=True,
+    ),
     Engine("sqs", "sqs://127.0.0.1:4566", frozenset(), MiniStack),
+    Engine("kafka", "kafka://127.0.0.1:9092", frozenset(), KafkaServer),
 )
 
 

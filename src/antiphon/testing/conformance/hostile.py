@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
@@ -48,8 +49,8 @@ async def poison_is_reported_and_passed(make: MakeBus, path: Path, put: Put) -> 
         same([each.raw for each in unreadable], list(POISON), "what cannot be read")
         check(all(each.error.reason for each in unreadable), "what cannot be read says why")
         same(numbers(events), list(range(len(POISON) + 1)), "the events around it")
-        for before, after in zip(found, found[1:], strict=False):
-            check(before.seq < after.seq, f"{after!r:.200} has no place of its own after {before!r:.200}")
+        for one, other in pairwise(found):
+            check(one.seq < other.seq, f"{other!r:.200} has no place of its own after {one!r:.200}")
         after = found[-1].seq
         await bus.receive("receiver", {A: after, B: after}, 10)
     async with opened(make, path) as (bus,):

@@ -5,23 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
-from antiphon.errors import BusError, StoreError
-from antiphon.ports import Bus, Clock
+from antiphon.errors import StoreError
+from antiphon.ports import Bus
+from antiphon.runtime.clock import SystemClock
 from antiphon.store.bus import LogBus
-from antiphon.testing.clock import VirtualClock
 from antiphon.testing.conformance.bus import events_of, opened
-from antiphon.testing.conformance.kit import TYPES, MakeBus, check, numbers, same
-from antiphon.testing.conformance.load import PATIENCE_S, in_order, keyed
+from antiphon.testing.conformance.kit import TYPES, MakeBus, check, numbers
+from antiphon.testing.conformance.load import AGAIN_S, AWAY, PATIENCE_S, in_order, insist, keyed
 from antiphon.testing.line import Line, Way
 
-T = TypeVar("T")
 A, B = TYPES
-#: What a bus raises when it cannot do now what it was asked for.
-AWAY = (BusError, StoreError)
-_AGAIN_S = 0.02
 _LOOK_AFTER_S = 0.2
 #: Longer than any bus may wait for an answer.
 _GIVES_UP_S = 30.0
@@ -35,14 +32,12 @@ class BusLineCheck(Protocol):
     def __call__(self, make: MakeBus, path: Path, line: Line) -> Awaitable[None]: ...
 
 
-async def insist(step: Callable[[], Awaitable[T]]) -> T:
-    """The result of *step*, which is taken again as long as it fails as a step may that is taken again."""
+async def first_of(task: asyncio.Future[Any], sign: Coroutine[Any, Any, None]) -> None:
+    """Return when *task* is done, or *sign* is given."""
+    given = asyncio.ensure_future(sign)
     async with asyncio.timeout(PATIENCE_S):
-        while True:
-            try:
-                return await step()
-            except AWAY:
-                await asyncio.sleep(_AGAIN_S)
+        await asyncio.wait([task, given], return_when=asyncio.FIRST_COMPLETED)
+    given.cancel()
 
 
 async def send(bus: Bus, start: int, end: int, batch: int = 10) -> None:
@@ -50,11 +45,12 @@ async def send(bus: Bus, start: int, end: int, batch: int = 10) -> None:
     position = start
     while position < end:
         upto = min(position + batch, end)
-        position = await insist(lambda at=position, upto=upto: bus.send("s", at, upto, _keyed(at, upto)))  # type: ignore[misc]
+        position = await insist(partial(bus.send, "s", position, upto, _keyed(position, upto)))
 
 
-async def received(bus: Bus, count: int) -> list[int]:
-    """The numbers of the events in the order in which they came first, once there are *count* different ones."""
+async def received(bus: Bus, count: int, tell: Callable[[int], None] = lambda _: None) -> list[int]:
+    """The numbers of the events in the order in which they came first, once there are *count* different ones; *tell*
+    is told how many there are."""
     found: dict[int, None] = {}
     after = {A: 0, B: 0}
     woken = asyncio.Event()
@@ -64,8 +60,9 @@ async def received(bus: Bus, count: int) -> list[int]:
         async with asyncio.timeout(PATIENCE_S):
             while len(found) < count:
                 woken.clear()
-                came = events_of(await insist(lambda: bus.receive("receiver", dict(after), 10)))
+                came = events_of(await insist(partial(bus.receive, "receiver", dict(after), 10)))
                 found.update(dict.fromkeys(numbers(came)))
+                tell(len(found))
                 if came:
                     after = dict.fromkeys(after, came[-1].seq)
                 else:
@@ -109,7 +106,7 @@ async def refused_or_done(work: Awaitable[object], what: str) -> bool:
 async def a_broker_that_is_not_there_is_waited_for(make: MakeBus, path: Path, line: Line) -> None:
     """Opening a bus whose broker cannot be reached is refused, and succeeds when it can."""
     await line.cut()
-    bus = make(path, clock=VirtualClock(), owner="one")
+    bus = make(path, clock=SystemClock(), owner="one")
     try:
         check(await refused_or_done(bus.open(), "opening"), "a bus was opened although its broker cannot be reached")
         await line.mend()
@@ -124,7 +121,7 @@ async def a_broker_that_is_not_there_is_waited_for(make: MakeBus, path: Path, li
 async def each_step_is_refused_while_the_line_is_cut(make: MakeBus, path: Path, line: Line) -> None:
     """Expecting, sending, asking for a position, receiving and reporting raise BusError or StoreError, or do without
     the broker; sending is refused. When it is back, the same bus goes on."""
-    async with opened(make, path) as (bus,):
+    async with opened(make, path, clock=SystemClock()) as (bus,):
         await send(bus, 0, 10)
         last = events_of(await _some(bus))[-1].seq
         await line.cut()
@@ -159,13 +156,14 @@ async def what_is_lost_on_its_way_is_sent_again(make: MakeBus, path: Path, line:
     """The line breaks before the events are there, or before their confirmation is back: the sender is told, and
     sends again; all of them come, and in order."""
     ways: tuple[Way, ...] = ("there", "back")
-    async with opened(make, path) as (bus,):
+    async with opened(make, path, clock=SystemClock()) as (bus,):
         await send(bus, 0, 10)
         for number, way in enumerate(ways, 1):
             line.close_way(way)
-            sending = asyncio.ensure_future(bus.send("s", 10 * number, 10 * number + 10, _keyed(10 * number, 10 * number + 10)))
-            async with asyncio.timeout(PATIENCE_S):
-                await asyncio.wait([sending, asyncio.ensure_future(line.lost())], return_when=asyncio.FIRST_COMPLETED)
+            sending = asyncio.ensure_future(
+                bus.send("s", 10 * number, 10 * number + 10, _keyed(10 * number, 10 * number + 10))
+            )
+            await first_of(sending, line.lost())
             check(not sending.done(), "events were confirmed before the confirmation was there")
             await line.cut()
             check(await refused_or_done(sending, "sending"), "events were confirmed over a line that was cut")
@@ -177,23 +175,31 @@ async def what_is_lost_on_its_way_is_sent_again(make: MakeBus, path: Path, line:
 async def receiving_goes_on_after_each_break(make: MakeBus, path: Path, line: Line) -> None:
     """However often the line breaks while events are sent and received, all of them come, in order by key."""
     count, breaks = 600, 4
-    async with opened(make, path, "one") as (bus,), opened(make, path, "two") as (other,):
-        async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as group:
-            sending = group.create_task(send(bus, 0, count))
-            receiving = group.create_task(received(other, count))
-            for _ in range(breaks):
-                await insist(lambda: bus.send("t", 0, 0, []))
-                await line.cut()
-                for _ in range(10):
-                    await asyncio.sleep(0)
-                await line.mend()
-            await sending
-            in_order(await receiving, count, "events")
+    reached = [asyncio.Event() for _ in range(breaks)]
+
+    def came(events: int) -> None:
+        for each in reached[: events * (breaks + 1) // count]:
+            each.set()
+
+    async with (
+        opened(make, path, "one", clock=SystemClock()) as (bus,),
+        opened(make, path, "two", clock=SystemClock()) as (other,),
+        asyncio.timeout(PATIENCE_S),
+        asyncio.TaskGroup() as group,
+    ):
+        group.create_task(send(bus, 0, count))
+        receiving = group.create_task(received(other, count, came))
+        for each in reached:
+            await each.wait()
+            await line.cut()
+            await asyncio.sleep(AGAIN_S)
+            await line.mend()
+        in_order(await receiving, count, "events")
 
 
 async def a_slow_broker_is_waited_for(make: MakeBus, path: Path, line: Line) -> None:
     """A broker that takes a tenth of a second for everything is no error: events come, in order."""
-    async with opened(make, path) as (bus,):
+    async with opened(make, path, clock=SystemClock()) as (bus,):
         line.delay_s = 0.05
         await bus.send("s", 0, 10, _keyed(0, 10))
         await bus.send("s", 10, 20, _keyed(10, 20))
@@ -203,7 +209,7 @@ async def a_slow_broker_is_waited_for(make: MakeBus, path: Path, line: Line) -> 
 
 async def a_broker_that_does_not_answer_is_given_up(make: MakeBus, path: Path, line: Line) -> None:
     """A sender whose connection stays open, and whose broker says nothing, is not kept waiting without end."""
-    async with opened(make, path) as (bus,):
+    async with opened(make, path, clock=SystemClock()) as (bus,):
         line.close_way("back")
         check(
             await refused_or_done(bus.send("s", 0, 10, _keyed(0, 10)), "sending"),

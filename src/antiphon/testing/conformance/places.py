@@ -16,6 +16,9 @@ from antiphon.testing.clock import ServerTime
 from antiphon.testing.conformance.kit import MakeStore
 
 if TYPE_CHECKING:
+    from antiphon.store.mariadb.bus import MariaBus
+    from antiphon.store.mariadb.connection import Address as Database
+    from antiphon.store.mariadb.store import MariaStore
     from antiphon.store.postgres.connection import Address
     from antiphon.store.postgres.store import PostgresStore
 
@@ -97,3 +100,60 @@ async def _schemas(url: str) -> AsyncIterator[_Schemas]:
         async with await AsyncConnection.connect(url, autocommit=True) as server:
             for each in schemas.values():
                 await server.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(each.schema)))
+
+
+@asynccontextmanager
+async def databases_of_stores(url: str) -> AsyncIterator[MakeStore]:
+    """Stores in databases of the MariaDB server at *url*."""
+    from antiphon.store.mariadb.store import MariaStore
+
+    times: dict[Path, ServerTime] = defaultdict(ServerTime)
+    async with _databases(url) as databases:
+
+        def make(path: Path, *, clock: Clock, owner: str) -> MariaStore:
+            return MariaStore(databases[path], clock=clock, owner=owner, server_ms=times[path].ms(clock))
+
+        yield make
+
+
+@asynccontextmanager
+async def databases_of_buses(url: str) -> AsyncIterator[MakeBus]:
+    """Buses in databases of the MariaDB server at *url*."""
+    from antiphon.store.mariadb.bus import MariaBus
+
+    async with _databases(url) as databases:
+
+        def make(path: Path, *, clock: Clock, owner: str, **place: Any) -> MariaBus:
+            return MariaBus(databases[path], clock=clock, owner=owner)
+
+        yield make
+
+
+class _Databases(defaultdict[Path, "Database"]):
+    """A database for each path, of a name that is nobody else's."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self.url = f"{url.rstrip('/')}/c{SystemClock().new_id().replace('-', '')}"
+
+    def __missing__(self, path: Path) -> Database:
+        from antiphon.store.mariadb.connection import address
+
+        self[path] = found = address(self.url, f"s{len(self)}")
+        return found
+
+
+@asynccontextmanager
+async def _databases(url: str) -> AsyncIterator[_Databases]:
+    from antiphon.store.mariadb.connection import address, connect
+
+    databases = _Databases(url)
+    try:
+        yield databases
+    finally:
+        server = await connect(address(databases.url, "none"), database=False)
+        try:
+            for each in databases.values():
+                await server.say(f'DROP DATABASE IF EXISTS "{each.database}"')
+        finally:
+            await server.close()

@@ -8,12 +8,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from antiphon.errors import StoreError
 from antiphon.ports import PUBLISHED, Store
-from antiphon.testing.clock import VirtualClock
+from antiphon.runtime.clock import SystemClock
 from antiphon.testing.conformance.kit import TYPES, MakeStore, append, check, envelope, handler, ids, opened, same
-from antiphon.testing.conformance.lines import insist, refused_or_done
-from antiphon.testing.conformance.load import PATIENCE_S
+from antiphon.testing.conformance.lines import first_of, refused_or_done
+from antiphon.testing.conformance.load import PATIENCE_S, insist
 from antiphon.testing.line import Line, Way
 
 #: A unit of one event takes fewer pieces of conversation than this.
@@ -31,7 +30,7 @@ class StoreLineCheck(Protocol):
 async def a_server_that_is_not_there_is_waited_for(make: MakeStore, path: Path, line: Line) -> None:
     """Opening a store whose server cannot be reached is refused, and succeeds when it can."""
     await line.cut()
-    store = make(path, clock=VirtualClock(), owner="one")
+    store = make(path, clock=SystemClock(), owner="one")
     try:
         check(await refused_or_done(store.open(), "opening"), "a store was opened although its server is away")
         await line.mend()
@@ -46,7 +45,7 @@ async def a_unit_is_whole_or_nothing_wherever_the_line_breaks(make: MakeStore, p
     """The line breaks at each step of a unit, that of its commit included: when the unit has ended it is in the log,
     when it has raised StoreError it is not, and never will be."""
     ways: tuple[Way, ...] = ("there", "back")
-    async with opened(make, path) as (store,):
+    async with opened(make, path, clock=SystemClock()) as (store,):
         await append(store, envelope(0))
         number, wanted = 0, [envelope(0).id]
         for way in ways:
@@ -54,10 +53,7 @@ async def a_unit_is_whole_or_nothing_wherever_the_line_breaks(make: MakeStore, p
                 number += 1
                 line.close_way(way, after=step)
                 unit = asyncio.ensure_future(refused_or_done(_append_two(store, number), "a unit"))
-                lost = asyncio.ensure_future(line.lost())
-                async with asyncio.timeout(PATIENCE_S):
-                    await asyncio.wait([unit, lost], return_when=asyncio.FIRST_COMPLETED)
-                lost.cancel()
+                await first_of(unit, line.lost())
                 await line.cut()
                 await line.mend()
                 if not await unit:
@@ -76,7 +72,7 @@ async def _append_two(store: Store, number: int) -> None:
 async def each_step_is_refused_while_the_server_is_away(make: MakeStore, path: Path, line: Line) -> None:
     """Reading, writing, leases and timers raise StoreError; when the server is back the same store goes on, and its
     lease is still its own."""
-    async with opened(make, path) as (store,):
+    async with opened(make, path, clock=SystemClock()) as (store,):
         await store.register([handler("work")])
         await append(store, envelope(1))
         lease = await store.acquire("svc.work", "one")
@@ -106,7 +102,10 @@ async def each_step_is_refused_while_the_server_is_away(make: MakeStore, path: P
 
 async def a_listener_hears_again_after_a_break(make: MakeStore, path: Path, line: Line) -> None:
     """What another process commits after the line broke, or while it was broken, wakes with the next upkeep."""
-    async with opened(make, path, "one") as (store,), opened(make, path, "two") as (other,):
+    async with (
+        opened(make, path, "one", clock=SystemClock()) as (store,),
+        opened(make, path, "two", clock=SystemClock()) as (other,),
+    ):
         woken = asyncio.Event()
         store.listen(TYPES[:1], woken.set)
         await insist(store.look_after)
