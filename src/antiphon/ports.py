@@ -6,7 +6,7 @@ A port is a promise, not a base class: anything with these methods will do. The 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -82,6 +82,7 @@ class Partition(msgspec.Struct, frozen=True):
     part: int
     parts: int
     owner: str | None = None
+    lease_until_ms: int = 0
 
     @property
     def name(self) -> str:
@@ -165,6 +166,23 @@ class Timer(msgspec.Struct, frozen=True):
     origin: int = PUBLISHED
 
 
+class Held:
+    """A statement that waits in its unit to be sent with others. To await it yields it to whoever drives the
+    coroutine, who resumes the coroutine with its *result* once `Unit.send` has put it there."""
+
+    __slots__ = ("fetches", "many", "parameters", "result", "sql")
+
+    def __init__(self, sql: str, parameters: Sequence[Any], *, fetches: bool = False, many: bool = False) -> None:
+        self.sql = sql
+        self.parameters = parameters
+        self.fetches = fetches
+        self.many = many
+        self.result: Any = None
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return (yield self)
+
+
 class Unit(Protocol):
     """One write transaction on a store. All of it commits, or none of it; other units may share its commit."""
 
@@ -189,6 +207,13 @@ class Unit(Protocol):
     def later(self, write: Callable[[Any, list[Any]], Awaitable[None]], item: object) -> None:
         """Have *write* called with this unit and every such *item* at its end: many rows cost less at once. Going
         back to the mark leaves them; nobody may need to read them in this unit."""
+
+    def hold(self) -> bool:
+        """From now on statements of the current task wait as `Held` ones for `send`. One that fails then costs the
+        whole unit. False of a store that answers at once: nothing is held, and nothing changes."""
+
+    async def send(self, *, last: bool = False) -> None:
+        """Send what waits, in order and in one message, and put each its result. *last*: hold no more."""
 
     @property
     def busy(self) -> bool:
@@ -351,9 +376,10 @@ class Store(Log, Leases, Deliveries, EffectRecords, Timers, Protocol):
         """The upkeep of about once a second: signs of life, missed bells, the store's own files."""
 
 
-#: What not every bus can: it knows how far each sender's log was taken, and takes a batch once (`positions`); a
-#: receiver can read again from an earlier position, in several processes too (`rereads`).
-Ability = Literal["positions", "rereads"]
+#: What not every bus can: the events of a key come in the order in which they were sent (`order`); it knows how far
+#: each sender's log was taken, and takes a batch once (`positions`); a receiver can read again from an earlier
+#: position, in several processes too (`rereads`).
+Ability = Literal["order", "positions", "rereads"]
 
 
 class Unreadable(msgspec.Struct, frozen=True):

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import aiomqtt
 import aiormq
+import asyncmy
+import nats
+import psycopg
 from pamqp.commands import Basic
+from redis.asyncio import Redis
 
 from antiphon.testing.conformance.engines import ENGINES
+from antiphon.testing.servers import listens_at
 from tests.channel.kit import body
+from tests.conftest import require
 from tests.servers import url_of
 
 
@@ -24,6 +32,8 @@ class Foreign(ABC):
     name: str
     #: Whether there is a line to it that can be cut.
     is_server = True
+    #: Whether a message is bytes, which are kept as they are.
+    has_bytes = True
     #: The URL of the app's channel, and the place at which this receives.
     url: str
     out: str = ""
@@ -32,6 +42,9 @@ class Foreign(ABC):
         self.folder = folder
         self.mark = uuid.uuid4().hex[:12]
         self.places = [f"in_{self.mark}"]
+        #: What the app is called, which some systems know it by; and the options of its channel.
+        self.app = f"relay_{self.mark}"
+        self.options: dict[str, Any] = {}
 
     @abstractmethod
     async def open(self) -> None:
@@ -75,8 +88,6 @@ class RabbitMQ(Foreign):
         await self._channel.basic_consume(self.out, self._take, no_ack=True)
 
     async def close(self) -> None:
-        if not hasattr(self, "_connection"):
-            return
         await self._connection.close()
         connection = await aiormq.connect(self.url)
         channel = await connection.channel()
@@ -134,15 +145,217 @@ class Folder(Foreign):
         return [json.loads(line) for line in lines]
 
 
-FOREIGN: tuple[type[Foreign], ...] = (RabbitMQ, Folder)
+class RedisStreams(Foreign):
+    """Two streams."""
+
+    name = "redis"
+
+    async def open(self) -> None:
+        self.url = await listening("redis")
+        self.out = f"out_{self.mark}"
+        self._client: Any = Redis.from_url(self.url)
+
+    async def close(self) -> None:
+        await self._client.delete(*self.places, self.out)
+        await self._client.aclose()
+
+    async def put(self, numbers: Iterable[int]) -> None:
+        for n in numbers:
+            await self._client.xadd(self.places[0], {"data": json.dumps(body(n))})
+
+    async def put_raw(self, raw: bytes) -> None:
+        await self._client.xadd(self.places[0], {"data": raw})
+
+    async def taken(self) -> list[dict[str, Any]]:
+        return [json.loads(fields[b"event"]) for _, fields in await self._client.xrange(self.out)]
+
+
+class Nats(Foreign):
+    """Subjects of one stream."""
+
+    name = "nats"
+
+    async def open(self) -> None:
+        self.url = await listening("nats")
+        self.places, self.out = [f"{self.mark}.in.*"], f"{self.mark}.out"
+        self._client = await nats.connect(self.url)
+        self._js = self._client.jetstream()
+        await self._js.add_stream(name=f"s_{self.mark}", subjects=[f"{self.mark}.>"])
+        self._events: list[dict[str, Any]] = []
+        self._subscription = await self._js.subscribe(self.out, cb=self._take, ordered_consumer=True)
+
+    async def close(self) -> None:
+        await self._js.delete_stream(f"s_{self.mark}")
+        await self._client.close()
+
+    async def put(self, numbers: Iterable[int]) -> None:
+        for n in numbers:
+            await self.put_raw(json.dumps(body(n)).encode())
+
+    async def put_raw(self, raw: bytes) -> None:
+        await self._js.publish(f"{self.mark}.in.orders", raw)
+
+    async def taken(self) -> list[dict[str, Any]]:
+        return list(self._events)
+
+    async def _take(self, message: Any) -> None:
+        event = {name.removeprefix("ce-"): value for name, value in message.headers.items()}
+        self._events.append({**event, "data": json.loads(message.data)})
+
+
+class Mqtt(Foreign):
+    """Topics of a broker that keeps a session for the app."""
+
+    name = "mqtt"
+
+    async def open(self) -> None:
+        self.url = "mqtt://127.0.0.1:1883"
+        require("mosquitto at 127.0.0.1:1883", await listens_at(self.url))
+        self.places = [f"{self.mark}/+/orders"]
+        async with self._session():
+            pass
+        self._client = aiomqtt.Client("127.0.0.1")
+        await self._client.__aenter__()
+
+    async def close(self) -> None:
+        await self._client.__aexit__(None, None, None)
+        async with aiomqtt.Client("127.0.0.1", identifier=self._identifier, clean_session=True):
+            """The session ends."""
+
+    def _session(self) -> aiomqtt.Client:
+        return SubscribedSession(self.places[0], "127.0.0.1", identifier=self._identifier, clean_session=False)
+
+    @property
+    def _identifier(self) -> str:
+        return f"antiphon-{self.app}-upstream"
+
+    async def put(self, numbers: Iterable[int]) -> None:
+        for n in numbers:
+            await self.put_raw(json.dumps(body(n)).encode())
+
+    async def put_raw(self, raw: bytes) -> None:
+        await self._client.publish(f"{self.mark}/here/orders", raw, qos=1)
+
+
+class SubscribedSession(aiomqtt.Client):
+    """A session that holds what is published from now on."""
+
+    def __init__(self, place: str, *where: Any, **options: Any) -> None:
+        super().__init__(*where, **options)
+        self._place = place
+
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        await self.subscribe(self._place, qos=1)
+        return self
+
+
+class Table(Foreign):
+    """A table that grows."""
+
+    has_bytes = False
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._next = 0
+        self.options = {"column": "line"}
+
+    @abstractmethod
+    async def execute(self, sql: str) -> None:
+        """Run a statement, and commit."""
+
+    async def make(self) -> None:
+        """The table."""
+        await self.execute(f"CREATE TABLE {self.places[0]} (line INTEGER PRIMARY KEY, n VARCHAR(9), about VARCHAR(9))")
+
+    async def put(self, numbers: Iterable[int]) -> None:
+        for n in numbers:
+            self._next += 1
+            await self.execute(f"INSERT INTO {self.places[0]} VALUES ({self._next}, '{n}', '{body(n)['about']}')")
+
+    async def put_raw(self, raw: bytes) -> None:
+        self._next += 1
+        await self.execute(f"INSERT INTO {self.places[0]} VALUES ({self._next}, 'what?', '')")
+
+
+class SqliteTable(Table):
+    """In a file."""
+
+    name = "table-sqlite"
+    is_server = False
+
+    async def open(self) -> None:
+        path = self.folder / "legacy.db"
+        self.url = f"table+sqlite://{path}"
+        self._connection = sqlite3.connect(path, isolation_level=None)
+        await self.make()
+
+    async def close(self) -> None:
+        self._connection.close()
+
+    async def execute(self, sql: str) -> None:
+        self._connection.execute(sql)
+
+
+class PostgresTable(Table):
+    """In the tests' database."""
+
+    name = "table-postgresql"
+
+    async def open(self) -> None:
+        url = await listening("postgres")
+        self.url = f"table+{url}"
+        self._connection = await psycopg.AsyncConnection.connect(url, autocommit=True)
+        await self.make()
+
+    async def close(self) -> None:
+        await self.execute(f"DROP TABLE {self.places[0]}")
+        await self._connection.close()
+
+    async def execute(self, sql: str) -> None:
+        await self._connection.execute(sql)
+
+
+class MariaTable(Table):
+    """In a database of its own."""
+
+    name = "table-mariadb"
+
+    async def open(self) -> None:
+        self.url = f"table+mariadb://root@127.0.0.1:3306/legacy_{self.mark}"
+        require("mariadb at 127.0.0.1:3306", await listens_at("mariadb://127.0.0.1:3306"))
+        self._connection = await asyncmy.connect(host="127.0.0.1", user="root", password="", autocommit=True)
+        await self.execute(f"CREATE DATABASE legacy_{self.mark}")
+        await self.execute(f"USE legacy_{self.mark}")
+        await self.make()
+
+    async def close(self) -> None:
+        await self.execute(f"DROP DATABASE legacy_{self.mark}")
+        self._connection.close()
+
+    async def execute(self, sql: str) -> None:
+        async with self._connection.cursor() as cursor:
+            await cursor.execute(sql)
+
+
+FOREIGN: tuple[type[Foreign], ...] = (
+    RabbitMQ,
+    RedisStreams,
+    Nats,
+    Mqtt,
+    Folder,
+    SqliteTable,
+    PostgresTable,
+    MariaTable,
+)
 
 
 @asynccontextmanager
 async def foreign(kind: type[Foreign], folder: Path) -> AsyncIterator[Foreign]:
     """A system, ready."""
     system = kind(folder)
+    await system.open()
     try:
-        await system.open()
         yield system
     finally:
         await system.close()

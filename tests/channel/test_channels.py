@@ -44,7 +44,9 @@ def outgoing(system: Foreign, url: str | None = None) -> tuple[str, str] | None:
 @pytest.mark.parametrize("own_stores", [False, True], ids=["one store", "own stores"])
 async def test_what_comes_is_handled_once_and_passed_on(system: Foreign, tmp_path: Path, own_stores: bool) -> None:
     """Everything that was there before, and comes while the app runs, is handled in order and goes out with its id."""
-    app = relay_app(system.url, system.places, outgoing(system), own_stores=own_stores)
+    app = relay_app(
+        system.url, system.places, outgoing(system), name=system.app, options=system.options, own_stores=own_stores
+    )
     await system.put(range(50))
     for expected, more in ((50, range(50, 100)), (100, range(100, 120))):
         async with app.run_in(tmp_path / "data") as runtime:
@@ -60,7 +62,7 @@ async def test_what_comes_is_handled_once_and_passed_on(system: Foreign, tmp_pat
 
 async def test_what_cannot_be_read_is_set_aside_and_delays_nobody(system: Foreign, tmp_path: Path) -> None:
     """Between others, bytes that are no event become a dead letter with these very bytes."""
-    app = relay_app(system.url, system.places, outgoing(system))
+    app = relay_app(system.url, system.places, outgoing(system), name=system.app, options=system.options)
     await system.put(range(3))
     await system.put_raw(b'{"n": "what?"')
     await system.put(range(3, 6))
@@ -70,7 +72,8 @@ async def test_what_cannot_be_read_is_set_aside_and_delays_nobody(system: Foreig
         rows = await runtime.store_of("upstream").fetch_all(
             "SELECT l.data, d.status FROM antiphon_deliveries AS d JOIN antiphon_log AS l ON l.seq = d.seq"
         )
-        assert [(bytes(data), status) for data, status in rows] == [(b'{"n": "what?"', "ERROR")]
+        assert [status for _, status in rows] == ["ERROR"]
+        assert bytes(rows[0][0]) == b'{"n": "what?"' or not system.has_bytes
 
 
 @SERVERS
@@ -78,7 +81,8 @@ async def test_a_cut_line_loses_nothing(system: Foreign, tmp_path: Path) -> None
     """The line breaks in the midst of what is on its way, both ways, several times."""
     chance = random.Random(SEED)
     async with line_to(system.url) as line:
-        app = relay_app(line.url, system.places, outgoing(system, line.url))
+        out = outgoing(system, line.url)
+        app = relay_app(line.url, system.places, out, name=system.app, options=system.options)
         async with app.run_in(tmp_path / "data") as runtime:
             for start in range(0, MANY, 50):
                 await system.put(range(start, start + 50))
@@ -99,7 +103,8 @@ async def test_a_killed_process_loses_nothing(system: Foreign, tmp_path: Path) -
     """``kill -9`` while messages come and go, and another start; nothing is lost, or handled twice."""
     chance = random.Random(SEED)
     data = tmp_path / "data"
-    told = environment(url=system.url, places=system.places, out=outgoing(system))
+    out, name = outgoing(system), system.app
+    told = environment(url=system.url, places=system.places, out=out, name=name, options=system.options)
     members = ["relay", "upstream", *(["downstream"] if system.out else [])]
     fleet = Fleet("tests.channel.member:app", data, {"all": members}, told)
     each = MANY // KILLS

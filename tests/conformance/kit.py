@@ -12,7 +12,7 @@ from antiphon.testing.conformance.engines import Engine
 from antiphon.testing.conformance.load import LOAD_CHECKS
 
 #: What takes seconds there that others do at once, emulators above all: under load they are asked in `make soak`.
-SLOW = ("sqs", "eventbridge", "kinesis", "kafka")
+SLOW = ("sqs", "sqs-standard", "eventbridge", "kinesis", "kafka")
 _LOADS = {each.__name__ for each in LOAD_CHECKS}
 
 

@@ -15,7 +15,7 @@ from antiphon import Retry, Service, SyncTransaction, Transaction, seconds
 from antiphon.ports import Lease
 from antiphon.runtime.attempt import Attempt
 from antiphon.runtime.outside import OutsideRunner
-from antiphon.runtime.signals import Solo
+from antiphon.runtime.signals import Slots, Solo
 from tests.runtime.kit import running
 from tests.runtime.test_handling import NO_JITTER, Billed, Ordered, shop
 
@@ -197,7 +197,7 @@ async def test_what_is_recorded_as_running_keeps_a_suspect_out_from_its_first_mo
             order.append("alone")
 
     nothing = cast("Any", SimpleNamespace(spec=None))
-    runner = Runner(nothing, nothing, nothing, nothing, nothing, solo)
+    runner = Runner(nothing, nothing, nothing, nothing, nothing, solo, Slots(1))
     async with solo.together():
         suspect = asyncio.ensure_future(alone())
         await asyncio.sleep(0)

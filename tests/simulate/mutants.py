@@ -27,8 +27,9 @@ from antiphon.model.delivery import DeadLetter, RetryAt, Status
 from antiphon.model.envelope import Envelope
 from antiphon.model.workflows import Kind, Mark, Record
 from antiphon.policy.undoing import to_undo
-from antiphon.ports import PUBLISHED, RECEIVED, Lease, Settled
+from antiphon.ports import PUBLISHED, RECEIVED, Lease, LoggedEvent, Settled
 from antiphon.runtime import effects
+from antiphon.runtime.ahead import Ahead, NotPlain
 from antiphon.runtime.attempt import Attempt, Judge
 from antiphon.runtime.batch import Batch, BatchRunner
 from antiphon.runtime.inlet import Inlet
@@ -48,6 +49,7 @@ from antiphon.store.bus import LogBus
 from antiphon.store.sqlite import connection, migrations, queries, unit, writer
 from antiphon.store.sqlite.queries import query
 from antiphon.store.sqlite.unit import SqliteUnit
+from tests.runtime.holding import hold_statements
 from tests.simulate import apps
 
 #: A mutant that is not found by then has survived.
@@ -310,6 +312,20 @@ def rolled_back_event_published(patch: Patch) -> None:
     patch.setattr(BatchRunner, "_fail", publish_all_the_same)
 
 
+@mutant("a batch without savepoints that did not go as expected is kept as far as it came", _FAILURES)
+def surprise_kept(patch: Patch) -> None:
+    hold_statements(patch)
+    handle_all = Ahead.handle_all
+
+    async def settle_all_the_same(self: Ahead, attempts: Sequence[Attempt]) -> None:
+        try:
+            await handle_all(self, attempts)
+        except NotPlain:
+            await self._unit.send(last=True)
+
+    patch.setattr(Ahead, "handle_all", settle_all_the_same)
+
+
 # ---------------------------------------------------------------------- G3: each event takes effect once
 
 
@@ -329,6 +345,48 @@ def lease_taken_from_the_living(patch: Patch) -> None:
         return True
 
     patch.setattr(leases, "_is_free", always)
+
+
+@mutant("a split leaves retries and what is parked with the first partition", _FAILURES)
+def split_forgets_deliveries(patch: Patch) -> None:
+    patch.setattr(leases, "_MOVED", ("antiphon_attempts", "antiphon_redrive_items"))
+
+
+@mutant("a partition that is split off begins at the start of the log", trial(events=12))
+def split_forgets_the_cursor(patch: Patch) -> None:
+    change_sql(patch, "put_partition", "first_id, id), seq, service, seq,", "first_id, id), seq, service, 0 * seq,")
+
+
+@mutant("a partition that is split off begins at the end of the log", trial(events=30, stall=4.0))
+def split_passes_over(patch: Patch) -> None:
+    end = "first_id, id), seq, service, (SELECT coalesce(max(l.seq), 0) FROM antiphon_log AS l),"
+    change_sql(patch, "put_partition", "first_id, id), seq, service, seq,", end)
+
+
+@mutant("a worker reads the events of other partitions too", trial(events=12))
+def every_partition_reads_all(patch: Patch) -> None:
+    async def all_of_them(self: SqlStore, lease: Lease, types: Sequence[str], limit: int) -> list[LoggedEvent]:
+        return await self.read_owed(lease.handler_id, types, lease.seq, limit)
+
+    patch.setattr(SqlStore, "read_fresh", all_of_them)
+
+
+@mutant("a split makes a partition too few", trial(events=12))
+def split_makes_too_few(patch: Patch) -> None:
+    patch.setattr(leases, "range", lambda start, stop, step: range(start + step, stop, step), raising=False)
+
+
+@mutant("what has not been seen of a partition is taken for seen", trial(events=12))
+def seen_too_far(patch: Patch) -> None:
+    read_fresh = SqlStore.read_fresh
+
+    async def too_far(self: SqlStore, lease: Lease, types: Sequence[str], limit: int) -> list[LoggedEvent]:
+        events = await read_fresh(self, lease, types, limit)
+        if events and lease.parts > 1:
+            lease.seen_seq = self.reached()
+        return events
+
+    patch.setattr(SqlStore, "read_fresh", too_far)
 
 
 @mutant("an inlet's position is moved before its events are kept", trial(events=10, crash=6.0))

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulate.mutants import MUTANTS, Trial, control, hunt
+from tests.runtime.holding import HoldingUnit, hold_statements
+from tests.simulate.mutants import MUTANTS, Trial, bounded, control, hunt, violations_of
 
 #: Far more than each needs (see the table in docs/explanation/simulator-mutants.md), far fewer than a thousand.
 _AT_MOST = 100
@@ -27,6 +28,17 @@ def test_the_engine_itself_breaks_no_promise(where: Trial) -> None:
     """In many worlds like those in which mutants are found, the engine as it is breaks nothing."""
     found = {seed: control(where, seed) for seed in range(_LONG)}
     assert {seed: violations for seed, violations in found.items() if violations} == {}
+
+
+@pytest.mark.parametrize("name", ["cursor_past_a_retry", "settled_before_commit", "facts_change"])
+def test_the_engine_breaks_no_promise_when_every_handler_is_trusted(name: str) -> None:
+    """In worlds with failures, deaths and messages that get lost, batches are tried without savepoints first, with
+    statements that travel together: nothing is broken."""
+    with bounded() as patch:
+        hold_statements(patch)
+        for seed in range(12):
+            assert violations_of(MUTANTS[name].trial, seed) == []
+        assert HoldingUnit.messages
 
 
 def test_the_documentation_names_every_mutant() -> None:

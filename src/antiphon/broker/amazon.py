@@ -193,9 +193,11 @@ class Large:
         self._name = name
         self._place: tuple[str, str] | None = None
 
-    async def message(self, event: Envelope, largest: int) -> str:
-        """*event* as the text of a message of at most so many bytes. Raises what botocore does."""
-        text = to_structured(event).decode()
+    async def message(self, event: Envelope, largest: int, text: str | None = None) -> str:
+        """*event* as the text of a message of at most so many bytes: as *text* if it can be. Raises what botocore
+        does."""
+        if text is None:
+            text = to_structured(event).decode()
         if len(text.encode()) <= largest and not _NOT_XML.search(text):
             return text
         attributes, data = to_attributes(event)

@@ -22,6 +22,7 @@ _BUSES = {
     "amqp": ("rabbitmq", "RabbitBus", "rabbitmq"),
     "amqps": ("rabbitmq", "RabbitBus", "rabbitmq"),
     "sqs": ("sqs", "SqsBus", "aws"),
+    "eventbridge": ("eventbridge", "EventBridgeBus", "aws"),
     "kafka": ("kafka", "KafkaBus", "kafka"),
     "kafka+ssl": ("kafka", "KafkaBus", "kafka"),
 }

@@ -39,7 +39,7 @@ _PIECES = "antiphon-pieces"
 class NatsBus(Feeds):
     """A bus on a JetStream stream (``ports.Bus``). *keep*: what was taken stays readable for so long."""
 
-    abilities: frozenset[Ability] = frozenset({"rereads"})
+    abilities: frozenset[Ability] = frozenset({"order", "rereads"})
 
     def __init__(self, url: str, *, name: str, clock: Clock, keep: timedelta) -> None:
         self._url = url

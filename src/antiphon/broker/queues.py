@@ -2,7 +2,7 @@
 
 A message is deleted when it is in the receiver's store. Until then it is kept from other processes of the service by
 its visibility time-out, which is extended while the message waits here; when a process dies, its messages come to
-another one after half a minute. A FIFO queue gives no later message of a group meanwhile, so the order of a key holds.
+another one some seconds later. A FIFO queue gives no later message of a group meanwhile, so the order of a key holds.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from antiphon.ports import Clock, LoggedEvent, Unreadable
 BATCH = 10
 _POLLS = 8
 _POLL_S = 2
-_VISIBLE_S = 30
-_EXTEND_EVERY_S = 10
+_VISIBLE_S = 12
+_EXTEND_EVERY_S = 4
 #: The longest that SQS offers.
 _KEEP_S = 14 * 24 * 3600
 _NAME_LONGEST = 75

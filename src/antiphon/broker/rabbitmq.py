@@ -38,7 +38,7 @@ _ERRORS = (AMQPError, ChannelInvalidStateError)
 class RabbitBus(NumberedFeeds[int]):
     """A bus on a RabbitMQ exchange (``ports.Bus``). What was taken is gone, whatever *keep* says."""
 
-    abilities: frozenset[Ability] = frozenset()
+    abilities: frozenset[Ability] = frozenset({"order"})
 
     def __init__(self, url: str, *, name: str, clock: Clock, keep: timedelta) -> None:
         super().__init__(shown(url), clock)

@@ -51,7 +51,7 @@ return tonumber(ARGV[3])
 class RedisBus(Feeds):
     """A bus on a Redis stream (``ports.Bus``). *keep*: what was taken stays readable for so long."""
 
-    abilities: frozenset[Ability] = frozenset({"positions", "rereads"})
+    abilities: frozenset[Ability] = frozenset({"order", "positions", "rereads"})
 
     def __init__(self, url: str, *, name: str, clock: Clock, keep: timedelta) -> None:
         super().__init__(shown(url))

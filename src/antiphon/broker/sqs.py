@@ -52,7 +52,7 @@ _TOPIC_NAME_LONGEST = 250
 class SqsBus(QueueFeeds):
     """A bus on an SNS topic and SQS queues (``ports.Bus``). What was taken is gone, whatever *keep* says."""
 
-    abilities: frozenset[Ability] = frozenset()
+    abilities: frozenset[Ability] = frozenset({"order"})
 
     def __init__(self, url: str, *, name: str, clock: Clock, keep: timedelta) -> None:
         place = place_at(url, {"order"})
@@ -60,6 +60,8 @@ class SqsBus(QueueFeeds):
         if order not in ("key", "none"):
             raise DeclarationError(f"{shown(url)} knows no order {order!r}", mend="There are: key, none")
         super().__init__(shown(url), place, name=name, clock=clock, fifo=order == "key")
+        if order == "none":
+            self.abilities = frozenset()
         self._topic_arn: str | None = None
         self._settles_ms = 0 if place.endpoint else _SETTLES_MS
 

@@ -23,12 +23,30 @@ class Scheme:
     options: frozenset[str] = frozenset()
 
 
+_MQTT = Scheme("mqtt", sends=False, extra="mqtt")
+_NATS = Scheme("nats", extra="nats")
 _RABBITMQ = Scheme("rabbitmq", extra="rabbitmq")
+_REDIS = Scheme("redis", extra="redis")
+_ROWS = frozenset({"column", "key", "where", "every", "late"})
+_MARIADB = Scheme("table", sends=False, extra="mariadb", options=_ROWS)
+_POSTGRES = Scheme("table", sends=False, extra="postgres", options=_ROWS)
 
 #: By the URL's scheme.
 SCHEMES = {
     "amqp": _RABBITMQ,
     "amqps": _RABBITMQ,
+    "nats": _NATS,
+    "tls": _NATS,
+    "redis": _REDIS,
+    "rediss": _REDIS,
+    "table+sqlite": Scheme("table", sends=False, options=_ROWS),
+    "table+postgresql": _POSTGRES,
+    "table+postgres": _POSTGRES,
+    "table+mariadb": _MARIADB,
+    "table+mysql": _MARIADB,
+    "webhook": Scheme("webhook", sends=False, options=frozenset({"secret", "signature", "id", "tolerance"})),
+    "mqtt": _MQTT,
+    "mqtts": _MQTT,
     "folder": Scheme("folder", options=frozenset({"every", "delimiter", "encoding"})),
 }
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from antiphon.channel import webhook
 from antiphon.channel.connecting import scheme_of
 from antiphon.errors import DeclarationError
 from antiphon.model.channels import ChannelSpec
@@ -64,15 +65,18 @@ def declare(
         raise DeclarationError(
             f"a channel at {kind}:// has no option {', '.join(unknown)}", where=where, mend=f"Its own are: {known}"
         )
-    return ChannelSpec(
+    declared = ChannelSpec(
         name, app, url, coming, going, where, options=dict(options), region=region, peer=peer, **functions
     )
+    if scheme.module == "webhook":
+        webhook.Desk(declared)  # so that a secret that cannot be used is said here
+    return declared
 
 
 def service_of(channel: ChannelSpec) -> ServiceSpec:
     """What runs the channel: a service with two handlers, which the runtime runs in its own way."""
     handlers = []
-    if channel.inbound and channel.url.partition("://")[0] != "webhook":
+    if channel.inbound:
         handlers.append(_handler(channel, RECEIVE, (), channel.received))
     if channel.outbound:
         handlers.append(_handler(channel, FORWARD, channel.sent, ()))

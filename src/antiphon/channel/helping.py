@@ -6,11 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import quote, unquote
 
 from antiphon.errors import BusError
 
 #: How long a server may take to answer.
 PATIENCE_S = 10.0
+_HEADER_SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
 
 
 @asynccontextmanager
@@ -41,3 +43,14 @@ def split(headers: Mapping[str, Any], prefixes: Iterable[str]) -> tuple[dict[str
         else:
             attributes[name[len(prefix) :].lower()] = value if isinstance(value, int) else text(value)
     return attributes, others
+
+
+def to_headers(attributes: Mapping[str, object]) -> dict[str, str]:
+    """CloudEvents attributes as headers of HTTP, and of all that takes its rules: percent-encoded."""
+    return {f"ce-{name}": quote(text(value), safe=_HEADER_SAFE) for name, value in attributes.items()}
+
+
+def from_headers(headers: Mapping[str, str]) -> tuple[dict[str, object], dict[str, str]]:
+    """The attributes among such headers, and the others."""
+    attributes, others = split(headers, ("ce-",))
+    return {name: unquote(text(value).strip()) for name, value in attributes.items()}, others

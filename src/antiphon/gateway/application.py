@@ -20,11 +20,12 @@ from antiphon.gateway.neighbours import Neighbours
 from antiphon.gateway.relay import Relay
 from antiphon.gateway.routes import service_routes
 from antiphon.gateway.server import Address, listening
+from antiphon.gateway.webhooks import webhook_routes
 from antiphon.model.handlers import RouteSpec
 from antiphon.runtime.runtime import Runtime
 from antiphon.version import __version__
 
-_OURS = ("/docs", "/events", "/livez", "/metrics", "/openapi.json", "/readyz")
+_OURS = ("/channels", "/docs", "/events", "/livez", "/metrics", "/openapi.json", "/readyz")
 
 
 class Gateway(FastAPI):
@@ -50,6 +51,7 @@ class Gateway(FastAPI):
         self.include_router(event_routes(history, self.streams))
         if ingress:
             self.include_router(ingress_routes(app, runtime))
+        self.include_router(webhook_routes(app, runtime, self.relay))
         self.include_router(service_routes(_routes(app), runtime, self.relay))
         problems.install(self)
         self.add_middleware(BodyLimit, max_body=max_body)

@@ -1,4 +1,4 @@
-"""Handles a batch of events in one transaction, with a savepoint per event."""
+"""Handles a batch of events in one transaction, with a savepoint per event, or ahead (`runtime.ahead`)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from antiphon.errors import RolledBack
 from antiphon.model.envelope import Envelope
 from antiphon.policy.words import describe
 from antiphon.ports import Lease, LoggedEvent, Settled, Starting, Store, Unit
+from antiphon.runtime.ahead import Ahead, Habits, NotPlain
 from antiphon.runtime.attempt import Attempt, Judge
 from antiphon.runtime.invoke import Invoker, Suspended, as_failure
 from antiphon.runtime.signals import finish
@@ -20,6 +21,7 @@ from antiphon.runtime.transaction import Publisher, Transaction
 log = logging.getLogger("antiphon.worker")
 
 _LOOK_AT_CLOCK_EVERY = 8
+_SIMPLE = {"event", "transaction", "delivery"}
 
 
 @dataclass
@@ -73,17 +75,40 @@ class BatchRunner:
         self._publisher = publisher
         self._name = invoker.spec.name
         self._told = False
+        self._habits = Habits()
+        # A session flushes when it likes to, and a workflow knows by itself how much it writes at once.
+        spec = invoker.spec
+        self._is_simple = spec.workflow is None and {kind for _, kind in spec.parameters} <= _SIMPLE
 
     async def run(self, lease: Lease, attempts: Sequence[Attempt]) -> Batch:
         """Handle *attempts* (rows first, then fresh ones, in order). Raises StoreError, and RolledBack when one of
         them cannot be undone by itself; then nothing was kept."""
+        habits = self._habits
+        if self._is_simple and habits.trusted and all(each.fresh and each.lane is None for each in attempts):
+            try:
+                return await self._run(lease, attempts, ahead=True)
+            except NotPlain as surprise:
+                log.debug("%s: the batch is handled again, with care: %s", self._name, surprise.__cause__)
+                if surprise.__cause__ is not None:
+                    habits.failed()
+        batch = await self._run(lease, attempts, ahead=False)
+        if batch.parked or batch.suspended is not None or any(result.failure for result in batch.results):
+            habits.failed()
+        else:
+            habits.succeeded(batch.succeeded)
+        return batch
+
+    async def _run(self, lease: Lease, attempts: Sequence[Attempt], *, ahead: bool) -> Batch:
         batch = Batch(upto_seq=lease.seq)
         manager = self._store.unit()
         unit = await manager.__aenter__()
         try:
             keys = (attempt.key for attempt in attempts if attempt.fresh and attempt.key is not None)
             batch.blocked.update(await unit.open_keys(lease, keys))
-            await self._handle_all(unit, attempts, batch)
+            if ahead and not batch.blocked and not self._any_too_late(attempts) and unit.hold():
+                await self._ahead(unit, batch).handle_all(attempts)
+            else:
+                await self._handle_all(unit, attempts, batch)
             await self._write(unit, lease, batch)
         except BaseException as error:
             batch.give_up()
@@ -118,6 +143,23 @@ class BatchRunner:
         except BaseException:
             batch.give_up()
             raise
+
+    def _ahead(self, unit: Unit, batch: Batch) -> Ahead:
+        return Ahead(
+            unit,
+            self._store,
+            self._invoker,
+            self._publisher,
+            self._habits,
+            lambda tx, attempt: self._succeed(tx, attempt, batch),
+            lambda suspended, tx, attempt: self._resume(suspended, tx, attempt, batch),
+        )
+
+    def _any_too_late(self, attempts: Sequence[Attempt]) -> bool:
+        return any(
+            attempt.event.envelope.deadline_ms is not None and self._judge.too_late(attempt) is not None
+            for attempt in attempts
+        )
 
     async def _handle_all(self, unit: Unit, attempts: Sequence[Attempt], batch: Batch) -> None:
         deadline = self._store.store_ms() + self._store.batch_ms
@@ -166,6 +208,7 @@ class BatchRunner:
     async def _resume(self, suspended: Suspended, tx: Transaction, attempt: Attempt, batch: Batch) -> bool:
         """Go on with a handler that awaits something outside; False if it has to go on without the lock."""
         if tx.wrote:
+            self._habits.waited()
             self._tell(suspended)
             self._invoker.publish(tx, await self._invoker.within_limit(suspended))
             return True

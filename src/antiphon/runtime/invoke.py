@@ -6,6 +6,8 @@ import asyncio
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import suppress
+from contextvars import Context
+from functools import partial
 from types import GeneratorType
 from typing import Any, Protocol
 
@@ -33,14 +35,19 @@ class Busy(Protocol):
 class Suspended:
     """A handler's coroutine that has stopped at an await, and what it waits for.
 
-    Awaiting it goes on where it stopped, in the task in which it was started: time-outs and
-    cancel scopes that the handler has opened belong to that task.
+    Awaiting it goes on where it stopped, in the task (and the *context*, if it has one of its own) in which it was
+    started: time-outs and cancel scopes that the handler has opened belong to that task.
     """
 
-    __slots__ = ("_coroutine", "_interrupted", "_waiting", "result")
+    __slots__ = ("_coroutine", "_interrupted", "_send", "_throw", "_waiting", "result")
 
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], waiting: Any) -> None:
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], waiting: Any, context: Context | None = None) -> None:
         self._coroutine = coroutine
+        self._send: Callable[[Any], Any] = coroutine.send
+        self._throw: Callable[[Any], Any] = coroutine.throw
+        if context is not None:
+            run: Any = context.run
+            self._send, self._throw = partial(run, coroutine.send), partial(run, coroutine.throw)
         self._waiting = waiting
         self._interrupted = False
         self.result: Any = None
@@ -58,7 +65,7 @@ class Suspended:
         waiting = self._waiting
         if self._interrupted:
             try:
-                waiting = self._coroutine.throw(asyncio.CancelledError())
+                waiting = self._throw(asyncio.CancelledError())
             except StopIteration as end:
                 return end.value
         while True:
@@ -72,7 +79,7 @@ class Suspended:
             except BaseException as error:  # noqa: BLE001  whatever is thrown in is the handler's
                 thrown = error
             try:
-                waiting = self._coroutine.send(sent) if thrown is None else self._coroutine.throw(thrown)
+                waiting = self._send(sent) if thrown is None else self._throw(thrown)
             except StopIteration as end:
                 return end.value
 
@@ -93,7 +100,7 @@ class Suspended:
             except BaseException as error:  # noqa: BLE001  whatever is thrown in is the handler's
                 thrown = error
             try:
-                self._waiting = self._coroutine.send(sent) if thrown is None else self._coroutine.throw(thrown)
+                self._waiting = self._send(sent) if thrown is None else self._throw(thrown)
             except StopIteration as end:
                 self.result = end.value
                 return True

@@ -66,3 +66,4 @@ class Outlet:
         """Send everything that is left."""
         while await self.move():
             pass
+        await self._note()

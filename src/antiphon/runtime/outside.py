@@ -17,7 +17,7 @@ from antiphon.ports import Clock, Lease, LoggedEvent, Settled, Starting, Store
 from antiphon.runtime.attempt import Attempt, Judge
 from antiphon.runtime.effects import Effects
 from antiphon.runtime.invoke import Invoker, Suspended, as_failure
-from antiphon.runtime.signals import Solo
+from antiphon.runtime.signals import Slots, Solo
 from antiphon.runtime.transaction import Publisher, Transaction
 
 log = logging.getLogger("antiphon.worker")
@@ -27,7 +27,7 @@ class OutsideRunner:
     """Runs attempts of one handler outside any transaction, up to its concurrency."""
 
     def __init__(
-        self, store: Store, clock: Clock, invoker: Invoker, judge: Judge, publisher: Publisher, solo: Solo
+        self, store: Store, clock: Clock, invoker: Invoker, judge: Judge, publisher: Publisher, solo: Solo, slots: Slots
     ) -> None:
         self._store = store
         self._clock = clock
@@ -35,6 +35,7 @@ class OutsideRunner:
         self._judge = judge
         self._publisher = publisher
         self._solo = solo
+        self._slots = slots
         self._spec = invoker.spec
         self.running: set[asyncio.Task[None]] = set()
         self.lost: BaseException | None = None
@@ -42,12 +43,28 @@ class OutsideRunner:
     @property
     def free(self) -> int:
         """How many more attempts may start."""
-        return max(0, self._spec.concurrency - len(self.running))
+        return self._slots.free
 
     async def start(
         self, lease: Lease, attempts: Sequence[Attempt], most: int, *, alone: bool = False
     ) -> list[Attempt]:
-        """Record up to *most* of *attempts* as running, park what waits for its key; returns the recorded."""
+        """Record up to *most* of *attempts* as running, park what waits for its key; returns the recorded.
+
+        Unless they run *alone*, each has taken a slot, which the end of `spawn` gives back.
+        """
+        if alone:
+            return await self._start(lease, attempts, most, alone=True)
+        taken, started = self._slots.take(most), 0
+        try:
+            starting = await self._start(lease, attempts, taken)
+            started = len(starting)
+            return starting
+        finally:
+            self._slots.give_back(taken - started)
+
+    async def _start(
+        self, lease: Lease, attempts: Sequence[Attempt], most: int, *, alone: bool = False
+    ) -> list[Attempt]:
         starting: list[Attempt] = []
         parked: list[LoggedEvent] = []
         upto = lease.seq
@@ -85,6 +102,7 @@ class OutsideRunner:
         self.running.add(task)
         task.add_done_callback(self.running.discard)
         task.add_done_callback(lambda _: self._solo.leave())
+        task.add_done_callback(lambda _: self._slots.give_back())
         task.add_done_callback(lambda _: finished())
 
     async def run(self, lease: Lease, attempt: Attempt, suspended: tuple[Transaction, Suspended] | None = None) -> None:

@@ -28,8 +28,8 @@ from antiphon.runtime.publishing import PublishQueue
 from antiphon.runtime.redriver import Redriver
 from antiphon.runtime.requests import Requests
 from antiphon.runtime.retention import Retention
-from antiphon.runtime.signals import Solo
-from antiphon.runtime.steward import Steward
+from antiphon.runtime.signals import Slots, Solo
+from antiphon.runtime.steward import PRESSED_MS, Steward
 from antiphon.runtime.timer import TICK_TYPE, TimerLoop, schedule_timer
 from antiphon.runtime.transaction import Publisher, Transaction
 from antiphon.runtime.worker import Worker
@@ -54,6 +54,7 @@ class Runtime:
     carries events between them; otherwise they share one and need no bus. Stores are files in *data*, or lie in
     the database at the URL *store*. *owner* names this process in leases; it is never used again. *place_of* and
     *make_bus* give the machine and the bus that it works with. Where that is no log, the processes share one beside it.
+    A handler that has had work in hand for *pressed_ms* is divided among the processes that run its service.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Runtime:
         store: str | None = None,
         place_of: PlaceOf = LocalPlace,
         make_bus: MakeBus | None = None,
+        pressed_ms: int = PRESSED_MS,
     ) -> None:
         known = [spec.name for spec in specs]
         unknown = sorted(set(services or ()) - set(known))
@@ -92,7 +94,9 @@ class Runtime:
             _refuse_sessions(self.specs)
         self._place_of = place_of
         self._make_bus = make_bus
+        self._pressed_ms = pressed_ms
         self._solo = Solo()
+        self._slots: dict[str, Slots] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._stewards: list[Steward] = []
         self._outlets: list[Outlet] = []
@@ -186,7 +190,9 @@ class Runtime:
         specs = self._specs_in(store)
         name = store.name
         handlers = [handler for spec in specs for handler in spec.handlers]
-        steward = Steward(store, handlers, self.clock, self.owner, lambda handler: self._worker(handler, store))
+        steward = Steward(
+            store, handlers, self.clock, self.owner, lambda handler: self._worker(handler, store), self._pressed_ms
+        )
         self._stewards.append(steward)
         self._queues.update({spec.name: PublishQueue(store) for spec in specs})
         self._keep_running(f"steward of {name}", steward.run)
@@ -229,7 +235,8 @@ class Runtime:
             from antiphon.store.sqlite.sessions import Sessions
 
             session_of = Sessions()
-        return Worker(handler, store, self.clock, publisher, self._solo, session_of)
+        slots = self._slots.setdefault(handler.name, Slots(handler.concurrency))
+        return Worker(handler, store, self.clock, publisher, self._solo, session_of, slots)
 
     def _keep_running(self, name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._tasks.append(asyncio.create_task(self._supervised(name, run), name=name))
@@ -348,7 +355,7 @@ class Runtime:
 
     @property
     def workers(self) -> dict[str, Worker]:
-        """The workers that run here now, by handler."""
+        """The workers that run here now, by the partition of a handler (see `ports.Partition`)."""
         running = [each for steward in self._stewards for each in steward.workers.items()]
         return {name: worker for name, worker in running if isinstance(worker, Worker)}
 

@@ -50,6 +50,32 @@ class Waker:
         self._event.set()
 
 
+class Slots:
+    """How many attempts of a handler run at once in this process, in all of its partitions together."""
+
+    def __init__(self, size: int) -> None:
+        self.free = size
+        self._listeners: dict[Callable[[], None], None] = {}
+
+    def take(self, most: int) -> int:
+        """Take up to *most* that are free; returns how many."""
+        taken = max(0, min(most, self.free))
+        self.free -= taken
+        return taken
+
+    def give_back(self, count: int = 1) -> None:
+        """So many are free again."""
+        self.free += count
+        if count:
+            for wake in self._listeners:
+                wake()
+
+    def listen(self, wake: Callable[[], None]) -> Callable[[], None]:
+        """Call *wake* when some are given back; returns the undo."""
+        self._listeners[wake] = None
+        return lambda: self._listeners.pop(wake, None)
+
+
 class Solo:
     """Lets many run together, or one alone: a suspected event must not take a bystander with it."""
 

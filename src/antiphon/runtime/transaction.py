@@ -398,7 +398,7 @@ class Transaction:
         unit = self._unit
         if unit is None or self._over:
             unit = await self._open()
-        elif self._attached and not self.wrote:
+        elif self._attached and not self.wrote and not self.unmarked:
             await unit.savepoint()
         self.wrote = True
         return unit

@@ -17,7 +17,7 @@ from antiphon.runtime.batch import BatchRunner
 from antiphon.runtime.invoke import Invoker, SessionOf
 from antiphon.runtime.lanes import Lanes
 from antiphon.runtime.outside import OutsideRunner
-from antiphon.runtime.signals import Solo, Waker
+from antiphon.runtime.signals import Slots, Solo, Waker
 from antiphon.runtime.transaction import Publisher
 
 log = logging.getLogger("antiphon.worker")
@@ -25,10 +25,12 @@ log = logging.getLogger("antiphon.worker")
 LARGEST_BATCH = 256
 _SMALLEST_BATCH = 16
 _LONGEST_PAUSE_S = 5.0
+# So many events of others' partitions are looked through again at most.
+_PASS_OVER = 1_000
 
 
 class Worker:
-    """Runs one handler. `run` returns when it is stopped or has lost its lease."""
+    """Runs one handler, or a partition of it. `run` returns when it is stopped or has lost its lease."""
 
     def __init__(
         self,
@@ -38,6 +40,7 @@ class Worker:
         publisher: Publisher,
         solo: Solo,
         session_of: SessionOf | None = None,
+        slots: Slots | None = None,
     ) -> None:
         self.spec = spec
         self._store = store
@@ -47,7 +50,8 @@ class Worker:
         self.judge = Judge(spec, store, clock)
         invoker = Invoker(spec, session_of)
         self._batches = BatchRunner(store, invoker, self.judge, publisher)
-        self._outside = OutsideRunner(store, clock, invoker, self.judge, publisher, solo)
+        self._slots = slots or Slots(spec.concurrency)
+        self._outside = OutsideRunner(store, clock, invoker, self.judge, publisher, solo, self._slots)
         self._lanes = Lanes(store, invoker, self.judge.shares) if spec.fair_by is not None else None
         self._goes_outside = not spec.is_async or spec.has_effects
         self._bucket = rates.bucket(spec.rate) if spec.rate else None
@@ -55,6 +59,11 @@ class Worker:
         self._waker = Waker(clock)
         self._stopping = False
         self._shown_pause: tuple[int, str] | None = None
+        self._busy_since_ms: int | None = None
+
+    def pressed_ms(self, now_ms: int) -> int:
+        """For how long it has had work in hand without a pause, in milliseconds of the store's clock."""
+        return 0 if self._busy_since_ms is None else now_ms - self._busy_since_ms
 
     def stop(self) -> None:
         """Claim nothing more; `run` returns when what is in flight has ended."""
@@ -64,6 +73,7 @@ class Worker:
     async def run(self, lease: Lease) -> None:
         """Handle events until stopped. Raises LeaseLost when another worker has taken over."""
         forget = self._store.listen(self._types, self._waker.wake)
+        not_any_more = self._slots.listen(self._waker.wake)
         pause = 0.1
         try:
             while not self._stopping:
@@ -89,6 +99,7 @@ class Worker:
             await asyncio.gather(*self._outside.running, return_exceptions=True)
         finally:
             forget()
+            not_any_more()
             await self._outside.stop()
 
     async def _turn(self, lease: Lease) -> bool:
@@ -99,6 +110,8 @@ class Worker:
         await self._show_pause(lease)
         permit, _ = circuits.may_run(self.judge.circuit, self._store.store_ms())
         room = self._room(permit)
+        if permit is circuits.Permit.WAIT:
+            self._busy_since_ms = None
         if permit is circuits.Permit.WAIT or not room:
             return False
         due = await self._store.read_due(lease, self._limit)
@@ -115,7 +128,11 @@ class Worker:
             wanted = 4 * self.spec.concurrency if self._goes_outside else room - len(attempts)
             attempts += await self._fresh(lease, wanted)
         if not attempts:
+            self._busy_since_ms = None
+            await self._pass_over(lease)
             return False
+        if self._busy_since_ms is None:
+            self._busy_since_ms = self._store.store_ms()
         async with self._solo.together():
             await self._handle(lease, attempts, room)
         return True
@@ -152,6 +169,13 @@ class Worker:
         now = self._store.store_ms()
         events = await self._store.read_fresh(lease, self._types, limit)
         return [Attempt(event, 1, now) for event in events]
+
+    async def _pass_over(self, lease: Lease) -> None:
+        """Move the cursor of a partition over others' events, so that nobody looks through many of them again."""
+        if lease.seen_seq - lease.seq >= _PASS_OVER:
+            async with self._store.unit() as unit:
+                await unit.settle(lease, (), lease.seen_seq)
+            lease.seq = lease.seen_seq
 
     def _spend(self, started: int) -> None:
         """So many attempts have started, which counts against the handler's rate."""

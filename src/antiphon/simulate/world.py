@@ -21,6 +21,7 @@ from antiphon.app import RUNTIME_HERE, App
 from antiphon.errors import StoreError
 from antiphon.gateway.application import build
 from antiphon.runtime.runtime import Runtime
+from antiphon.runtime.steward import PRESSED_MS
 from antiphon.simulate import observing
 from antiphon.simulate.ambient import Ambient, Report
 from antiphon.simulate.asking import Answer, ask
@@ -95,6 +96,8 @@ class World:
         self._ambient = Ambient(self.loop, seed, self._wall_ms)
         self._plan = Plan(FaultMix.swarm(seed) if faults is None else faults, seed)
         self._topology = _topology(app, random.Random(f"{seed}:topology"))
+        # In two worlds of three, handlers are divided as soon as there is somebody to share them with.
+        self._pressed_ms = random.Random(f"{seed}:pressed").choice((0, 0, PRESSED_MS))
         self._specs = observing.wrap(self, app.specs)
         self._machine: Machine
         self._healed = False
@@ -305,6 +308,7 @@ class World:
             owner=process.owner,
             place_of=self._machine.place_of(process),
             make_bus=partial(SimBus, process=process, effects=self.effects),
+            pressed_ms=self._pressed_ms,
         )
         RUNTIME_HERE.set(runtime)
         process.context = copy_context()

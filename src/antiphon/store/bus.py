@@ -22,7 +22,7 @@ class LogBus:
     twice, by a relay that died between sending and noting it, is taken once.
     """
 
-    abilities: frozenset[Ability] = frozenset({"positions", "rereads"})
+    abilities: frozenset[Ability] = frozenset({"order", "positions", "rereads"})
     store: SqlStore
 
     async def open(self) -> None:

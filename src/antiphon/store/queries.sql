@@ -101,7 +101,7 @@ INSERT INTO antiphon_handlers (name, service, seq, updated_ms) VALUES (?, ?, ?, 
 
 -- name: partitions
 -- The partitions of all handlers, and who has their leases.
-SELECT name, part, parts, owner FROM antiphon_handlers ORDER BY name, part
+SELECT name, part, parts, owner, lease_until_ms FROM antiphon_handlers ORDER BY name, part
 
 -- name: put_partition
 -- A further partition, as far as the one that it is split from. It has done nothing itself.

@@ -84,6 +84,14 @@ class SqlUnit(ABC):
             write, items = self._later.popitem()
             await write(self, items)
 
+    def hold(self) -> bool:
+        """Nothing is held: a statement is answered at once."""
+        return False
+
+    async def send(self, *, last: bool = False) -> None:
+        """There is nothing to send."""
+        del last
+
     async def start(self, lease: Lease, attempts: Sequence[Starting], upto_seq: int) -> None:
         """Record attempts as IN_PROGRESS, before they run."""
         now = self._clock.now_ms()

@@ -108,3 +108,41 @@ SELECT r.id AS EVENT_ID, r.start_type AS MESSAGE_TYPE, r.workflow AS PROCESS, r.
 FROM antiphon_runs AS r
 LEFT JOIN antiphon_handlers AS h ON h.name = r.workflow AND h.part = 0
 LEFT JOIN antiphon_journal AS j ON j.run = r.nr;
+
+-- What waits to be done, by service and handler; for scaling, down to no process at all and up again. WAITING counts, for
+-- each partition, the next 100,000 positions, and one for whatever lies beyond. What is to be tried again counts when its
+-- time has come; so do timers. In the log of a bus the handlers are the receivers, inlet:<service>.
+DROP VIEW IF EXISTS antiphon_lag;
+CREATE VIEW antiphon_lag AS
+SELECT found.service AS SERVICE, found.handler AS HANDLER, sum(found.waiting) AS WAITING
+FROM (
+    SELECT h.service AS service, h.name AS handler,
+           (SELECT count(*) FROM antiphon_log AS l
+             WHERE l.type = s.type AND l.seq > h.seq AND l.seq > s.start_seq AND l.seq <= h.seq + 100000
+               AND (l.addressee = coalesce(h.first_id, h.id)
+                    OR l.addressee IS NULL AND (l.origin <> 2 OR l.service = h.service)
+                       AND (l.target IS NULL OR l.target = h.service))
+               AND (h.parts = 1 OR antiphon_bucket(l.key, l.id) & (h.parts - 1) = h.part))
+         + CASE WHEN EXISTS (
+               SELECT 1 FROM antiphon_log AS l
+               WHERE l.type = s.type AND l.seq > h.seq + 100000 AND l.seq > s.start_seq
+                 AND (l.addressee = coalesce(h.first_id, h.id)
+                      OR l.addressee IS NULL AND (l.origin <> 2 OR l.service = h.service)
+                         AND (l.target IS NULL OR l.target = h.service))
+                 AND (h.parts = 1 OR antiphon_bucket(l.key, l.id) & (h.parts - 1) = h.part)) THEN 1 ELSE 0 END AS waiting
+    FROM antiphon_handlers AS h JOIN antiphon_subscriptions AS s ON s.handler_id = h.id
+    WHERE h.removed_ms IS NULL
+    UNION ALL
+    SELECT h.service, h.name, (
+        SELECT count(*) FROM antiphon_deliveries AS d
+        WHERE d.handler_id = h.id AND (d.status = 'IN_PROGRESS' OR d.status IN ('UNPROCESSED', 'RETRY')
+                                       AND d.due_ms IS NOT NULL AND d.due_ms <= antiphon_now()))
+    FROM antiphon_handlers AS h WHERE h.removed_ms IS NULL
+    UNION ALL
+    SELECT t.service, '(timers)', count(*) FROM antiphon_timers AS t WHERE t.due_ms <= antiphon_now() GROUP BY t.service
+    UNION ALL
+    SELECT l.service, '(outlet)', count(*)
+    FROM antiphon_positions AS p JOIN antiphon_log AS l ON l.seq > p.seq AND l.seq <= p.seq + 100000 AND l.origin = 0
+    WHERE p.name = 'sent' GROUP BY l.service
+) AS found
+GROUP BY found.service, found.handler;

@@ -14,9 +14,16 @@ from antiphon.testing.servers import Server
 
 
 class MiniStack(Server):
-    """MiniStack; what is written on it begins with the *scheme* of a bus."""
+    """MiniStack, as the URL of a bus on it: with the *scheme*, and perhaps *options*."""
 
     scheme = "sqs"
+    options = ""
+    forgets = True
+
+    @property
+    def url(self) -> str:
+        """The bus's."""
+        return f"{super().url}{self.options}"
 
     @classmethod
     def is_there(cls) -> bool:
@@ -37,6 +44,18 @@ class MiniStack(Server):
             "HOME": str(self.folder),
             "TMPDIR": str(self.folder),
         }
+
+
+class MiniStackUnordered(MiniStack):
+    """Its standard queues."""
+
+    options = "?order=none"
+
+
+class MiniStackEventBridge(MiniStackUnordered):
+    """Its event buses."""
+
+    scheme = "eventbridge"
 
 
 class Moto(MiniStack):

@@ -36,6 +36,8 @@ class Server(ABC):
 
     #: The address, but for the port.
     scheme: str
+    #: Whether what it has confirmed is gone when it is killed.
+    forgets = False
 
     def __init__(self) -> None:
         self.port = free_port()

@@ -12,3 +12,8 @@ CREATE UNIQUE INDEX antiphon_handlers_name ON antiphon_handlers (name, part);
 CREATE FUNCTION antiphon_bucket(key TEXT, id TEXT) RETURNS INTEGER LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT (hashtextextended(coalesce(key, id), 0) & 255)::integer
 $$;
+
+-- The server's clock, as the store's times.
+CREATE FUNCTION antiphon_now() RETURNS BIGINT LANGUAGE sql STABLE AS $$
+    SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint
+$$;

@@ -14,8 +14,8 @@ from psycopg.rows import tuple_row
 
 from antiphon.errors import DeclarationError, LeaseLost, RolledBack, StoreError
 from antiphon.model.envelope import Envelope
-from antiphon.ports import TIMEOUT_OF, Clock, Lease
-from antiphon.store.postgres.connection import Address, store_error
+from antiphon.ports import TIMEOUT_OF, Clock, Held, Lease
+from antiphon.store.postgres.connection import Address, store_error, translated
 from antiphon.store.postgres.queries import query
 from antiphon.store.postgres.statements import as_it_was, kept, named_rows, numbered
 from antiphon.store.rows import log_row
@@ -46,6 +46,8 @@ class PostgresUnit(SqlUnit):
         "_cursor",
         "_has_guard",
         "_has_savepoint",
+        "_held",
+        "_holder",
         "_lock_id",
         "_mark",
         "_outgoing",
@@ -71,6 +73,8 @@ class PostgresUnit(SqlUnit):
         self._over: Exception | None = None
         self._has_savepoint = False
         self._has_guard = False
+        self._held: list[Held] = []
+        self._holder: asyncio.Task[Any] | None = None
         self._outgoing: list[tuple[Any, ...]] = []
         self._before_mark: list[tuple[Any, ...]] = []
         self._mark = 0
@@ -93,6 +97,8 @@ class PostgresUnit(SqlUnit):
 
     async def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
         """Run one statement; returns the rows that it changed."""
+        if self._holder is not None and self._holder is asyncio.current_task():
+            return await self._hold(Held(sql, parameters))  # type: ignore[no-any-return]
         return (await self._run(self._cursor, sql, parameters)).rowcount
 
     async def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> int:
@@ -100,6 +106,8 @@ class PostgresUnit(SqlUnit):
         many = [kept(row) for row in rows]
         if not many:
             return 0
+        if self._holder is not None and self._holder is asyncio.current_task():
+            return await self._hold(Held(sql, many, many=True))  # type: ignore[no-any-return]
         await self._log_before(sql)
         async with self._statement(sql):
             await self._send_unsent()
@@ -108,6 +116,8 @@ class PostgresUnit(SqlUnit):
 
     async def fetch_all(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """All rows of one query."""
+        if self._holder is not None and self._holder is asyncio.current_task():
+            return await self._hold(Held(sql, parameters, fetches=True))  # type: ignore[no-any-return]
         cursor = await self._run(self._rows, sql, parameters)
         return await cursor.fetchall() if cursor.description is not None else []
 
@@ -136,6 +146,8 @@ class PostgresUnit(SqlUnit):
         try:
             async with self._turn:
                 self._check()
+                if self._held:
+                    await self._send_held()
                 guard = None if _OURS in sql else self._set_guard()
                 try:
                     yield
@@ -150,6 +162,67 @@ class PostgresUnit(SqlUnit):
                     raise
         finally:
             self._busy -= 1
+
+    # ------------------------------------------------------------------ statements that travel together
+
+    def hold(self) -> bool:
+        """From now on statements of the current task wait for `send`."""
+        self._holder = asyncio.current_task()
+        return True
+
+    def _hold(self, statement: Held) -> Held:
+        self._check()
+        self._held.append(statement)
+        return statement
+
+    async def send(self, *, last: bool = False) -> None:
+        """Send what waits, in order and in one message. What fails costs the whole unit: no savepoint is set."""
+        if last:
+            self._holder = None
+        if self._held:
+            async with self._statement(_OURS):
+                pass
+
+    async def _send_held(self) -> None:
+        held, self._held = self._held, []
+        try:
+            with translated(self._where):
+                await self._send_unsent()
+                first = held[0].sql
+                if any(each.fetches or each.many or each.sql != first for each in held):
+                    await self._send_different(held)
+                else:
+                    await self._send_alike(held)
+        except BaseException as error:
+            self._over = self._over or StoreError(f"statements sent together failed ({error})", where=self.shown)
+            raise
+
+    async def _send_alike(self, held: list[Held]) -> None:
+        cursor, sql = self._cursor, numbered(held[0].sql)
+        if len(held) == 1:
+            held[0].result = (await cursor.execute(sql, kept(held[0].parameters))).rowcount
+            return
+        await cursor.executemany(sql, [kept(each.parameters) for each in held], returning=True)
+        for each in held:
+            each.result = cursor.rowcount
+            cursor.nextset()
+
+    async def _send_different(self, held: list[Held]) -> None:
+        cursors = []
+        async with self._connection.pipeline():
+            for each in held:
+                rows = named_rows if each.fetches else tuple_row
+                cursor = AsyncRawCursor(self._connection, row_factory=rows)
+                if each.many:
+                    await cursor.executemany(numbered(each.sql), each.parameters)
+                else:
+                    await cursor.execute(numbered(each.sql), kept(each.parameters))
+                cursors.append(cursor)
+        for each, cursor in zip(held, cursors, strict=True):
+            if not each.fetches:
+                each.result = max(cursor.rowcount, 0) if each.many else cursor.rowcount
+            else:
+                each.result = await cursor.fetchall() if cursor.description is not None else []
 
     def _set_guard(self) -> bytes:
         """Have a savepoint set before the statement; returns what goes back to it."""

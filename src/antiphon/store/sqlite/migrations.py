@@ -18,6 +18,7 @@ MIGRATIONS = ("schema.sql", "workflows_schema.sql", "requests.sql", "partitions.
 #: The first version that tells in which bucket an event is.
 _WITH_BUCKETS = 4
 
+_NOW = "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"
 _TIME = "strftime('%Y-%m-%dT%H:%M:%fZ', {} / 1000.0, 'unixepoch')"
 _META = "CREATE TABLE IF NOT EXISTS antiphon_meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID"
 
@@ -51,7 +52,7 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
 
 def own_views() -> str:
     """The event tables without functions, of which a file of SQLite keeps none."""
-    return views(antiphon_time=_TIME, antiphon_text="CAST({} AS TEXT)", antiphon_bucket="l.bucket")
+    return views(antiphon_time=_TIME, antiphon_text="CAST({} AS TEXT)", antiphon_bucket="l.bucket", antiphon_now=_NOW)
 
 
 def clock_offset_ms(connection: sqlite3.Connection, clock: Clock) -> int:

@@ -84,8 +84,9 @@ class Reader:
         return bool(found)
 
     def firsts(self) -> list[int]:
-        """The numbers of the events that have come, each once."""
-        return list(dict.fromkeys(numbers(self.events)))
+        """The numbers of the events that have come, each once: as they came, or sorted where a bus keeps no order."""
+        came = list(dict.fromkeys(numbers(self.events)))
+        return came if "order" in self._bus.abilities else sorted(came)
 
 
 def events_of(received: object) -> list[LoggedEvent]:
@@ -266,6 +267,8 @@ async def closing_is_repeatable(make: MakeBus, path: Path) -> None:
 
 #: What only those promise that declare the ability.
 ONLY_IF: dict[BusCheck, Ability] = {
+    what_is_sent_again_changes_no_order: "order",
+    types_come_in_one_order: "order",
     a_batch_is_taken_once: "positions",
     senders_do_not_know_each_other: "positions",
     a_receiver_reads_from_any_position: "rereads",

@@ -36,7 +36,7 @@ from antiphon.testing.conformance.places import (
     unique_name,
 )
 from antiphon.testing.conformance.raw import put_on_nats, put_on_rabbitmq, put_on_redis
-from antiphon.testing.emulators import MiniStack
+from antiphon.testing.emulators import MiniStack, MiniStackEventBridge, MiniStackUnordered
 from antiphon.testing.kafka import KafkaServer
 from antiphon.testing.mariadb import MariadbServer
 from antiphon.testing.servers import NatsServer, PostgresServer, RabbitServer, RedisServer, Server, listens_at, running
@@ -149,11 +149,18 @@ ENGINES = (
         stores=databases_of_stores,
         buses=databases_of_buses,
     ),
-    Engine("nats", "nats://127.0.0.1:4222", frozenset({"rereads"}), NatsServer, raw=raw_by(put_on_nats), by_line=True),
+    Engine(
+        "nats",
+        "nats://127.0.0.1:4222",
+        frozenset({"order", "rereads"}),
+        NatsServer,
+        raw=raw_by(put_on_nats),
+        by_line=True,
+    ),
     Engine(
         "redis",
         "redis://127.0.0.1:6379",
-        frozenset({"rereads", "positions"}),
+        frozenset({"order", "rereads", "positions"}),
         RedisServer,
         raw=raw_by(put_on_redis),
         by_line=True,
@@ -161,13 +168,15 @@ ENGINES = (
     Engine(
         "rabbitmq",
         "amqp://guest:guest@127.0.0.1:5672",
-        frozenset(),
+        frozenset({"order"}),
         RabbitServer,
         raw=raw_by(put_on_rabbitmq),
         by_line=True,
     ),
-    Engine("sqs", "sqs://127.0.0.1:4566", frozenset(), MiniStack),
-    Engine("kafka", "kafka://127.0.0.1:9092", frozenset(), KafkaServer),
+    Engine("sqs", "sqs://127.0.0.1:4566", frozenset({"order"}), MiniStack),
+    Engine("sqs-standard", "sqs://127.0.0.1:4566?order=none", frozenset(), MiniStackUnordered),
+    Engine("eventbridge", "eventbridge://127.0.0.1:4566?order=none", frozenset(), MiniStackEventBridge),
+    Engine("kafka", "kafka://127.0.0.1:9092", frozenset({"order"}), KafkaServer),
 )
 
 

@@ -1,0 +1,192 @@
+"""NATS JetStream: messages of subjects, read by position in their stream; and messages to subjects.
+
+A place is a subject that some stream holds; one of what comes in may have wildcards. A CloudEvent has its attributes
+as headers ``ce-...``. A stream is only read, by consumers that acknowledge nothing and end by themselves; one whose
+messages are removed by being acknowledged (work queue, interest) is not for them, and the server says so. What goes
+out has the event's id as its message id, so the server drops what is sent again within some minutes.
+
+Between regions each direction has a stream of the channel's own, from which the receiver removes what it has taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping, Sequence
+
+import nats
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext, api
+
+from antiphon.broker.naming import shown
+from antiphon.channel.helping import PATIENCE_S, from_headers, to_headers, translated
+from antiphon.errors import BusError
+from antiphon.model.channels import ChannelSpec, Message
+from antiphon.ports import Clock
+
+_CHUNK, _FETCH_S, _AHEAD = 256, 30.0, 1_024
+_TRIM_EVERY = 500
+#: Left of the server's limit for the headers of a message.
+_HEADERS = 16 * 1024
+
+
+class _Connected:
+    """A client, which is closed for good when its connection is lost."""
+
+    def __init__(self, channel: ChannelSpec, clock: Clock) -> None:
+        self._channel = channel
+        self._where = shown(channel.url)
+        self._clock = clock
+        self._client: Client | None = None
+        self._js: JetStreamContext
+
+    async def _connect(self, subjects: Sequence[str]) -> None:
+        async with translated(self._where, "cannot be reached", nats.errors.Error):
+            self._client = await nats.connect(
+                self._channel.url,
+                name=f"{self._channel.app}.{self._channel.name}",
+                allow_reconnect=False,
+                connect_timeout=PATIENCE_S,
+                error_cb=_nothing,
+                disconnected_cb=self._lost,
+            )
+            self._js = self._client.jetstream(timeout=PATIENCE_S)
+            for subject in subjects if self._channel.region is not None else ():
+                await self._js.add_stream(name=re.sub(r"[^A-Za-z0-9_-]", "_", subject), subjects=[subject])
+
+    async def _lost(self) -> None:
+        """The connection was lost."""
+
+    async def close(self) -> None:
+        """Disconnect. Idempotent."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+
+class ChannelSource(_Connected):
+    """Reads subjects from where they were left (``ports.Source``)."""
+
+    _readers: tuple[asyncio.Task[None], ...] = ()
+
+    async def open(self, notes: Mapping[str, str]) -> None:
+        """Connect and read. Raises BusError."""
+        subjects = list(self._channel.inbound)
+        self._came: asyncio.Queue[Message | None] = asyncio.Queue(_AHEAD)
+        self._broken: BaseException | None = None
+        self._taken = 0
+        await self._connect(subjects)
+        self._readers = tuple(asyncio.create_task(self._read(each, int(notes.get(each, 0)))) for each in subjects)
+        for reader in self._readers:
+            reader.add_done_callback(self._broke)
+
+    async def receive(self, limit: int) -> Sequence[Message]:
+        """What has come. Raises BusError when the connection is lost."""
+        found: list[Message] = []
+        while not found or (len(found) < limit and not self._came.empty()):
+            if self._came.empty() and self._broken is not None:
+                raise BusError(f"it cannot be read: {self._broken}", where=self._where) from self._broken
+            message = await self._came.get()
+            if message is not None:
+                found.append(message)
+        return found
+
+    async def acknowledge(self, messages: Sequence[Message]) -> None:
+        """Nothing: the notes tell. What lies between regions is removed now and then. Raises BusError."""
+        self._taken += len(messages)
+        if self._channel.region is not None and self._taken >= _TRIM_EVERY:
+            self._taken = 0
+            stream, seq = messages[-1].token
+            async with translated(self._where, "cannot remove what was taken", nats.errors.Error):
+                await self._js.purge_stream(stream, seq=seq + 1)
+
+    async def close(self) -> None:
+        """Read no more, and disconnect. Idempotent."""
+        for reader in self._readers:
+            reader.cancel()
+        await asyncio.gather(*self._readers, return_exceptions=True)
+        await super().close()
+
+    async def _read(self, subject: str, after: int) -> None:
+        stream = await self._js.find_stream_name_by_subject(subject)
+        config = api.ConsumerConfig(
+            deliver_policy=api.DeliverPolicy.BY_START_SEQUENCE,
+            opt_start_seq=after + 1,
+            ack_policy=api.AckPolicy.NONE,
+            inactive_threshold=2 * _FETCH_S,
+        )
+        subscription = await self._js.pull_subscribe(subject, stream=stream, config=config)
+        delivered = 0
+        while True:
+            try:
+                messages = await subscription.fetch(_CHUNK, timeout=_FETCH_S)
+            except TimeoutError:
+                continue
+            for message in messages:
+                place = message.metadata.sequence
+                delivered += 1
+                if place.consumer != delivered:
+                    raise BusError("some of it was lost on its way; it is read again from there", where=self._where)
+                await self._came.put(_message(subject, stream, message))
+
+    async def _lost(self) -> None:
+        for reader in self._readers:
+            reader.cancel()
+
+    def _broke(self, reader: asyncio.Task[None]) -> None:
+        self._broken = ConnectionError("the connection was lost") if reader.cancelled() else reader.exception()
+        if self._came.empty():
+            self._came.put_nowait(None)
+
+
+class ChannelSink(_Connected):
+    """Publishes to streams (``ports.Sink``)."""
+
+    async def open(self) -> None:
+        """Connect. Raises BusError."""
+        await self._connect(list(self._channel.outbound))
+
+    async def send(self, messages: Sequence[Message]) -> Mapping[int, str]:
+        """Publish all; returns when each is held by its stream. Raises BusError."""
+        refused: dict[int, str] = {}
+        acks: list[asyncio.Future[api.PubAck]] = []
+        if self._client is None or self._client.is_closed:
+            raise BusError("the connection was lost", where=self._where)
+        largest = self._client.max_payload - _HEADERS
+        async with translated(self._where, "has not confirmed", nats.errors.Error):
+            try:
+                for index, message in enumerate(messages):
+                    if len(message.body) > largest:
+                        refused[index] = f"{len(message.body):,} bytes; the server takes {largest:,} in one message"
+                        continue
+                    headers = {"content-type": message.content_type, **to_headers(message.attributes)}
+                    if message.id is not None:
+                        # With its place: one event may go to two of them, and a stream hold both.
+                        headers[api.Header.MSG_ID] = f"{message.topic}/{message.id}"
+                    acks.append(await self._js.publish_async(message.topic, message.body, headers=headers))
+                await asyncio.gather(*acks)
+            finally:
+                for ack in acks:
+                    ack.cancel()
+        return refused
+
+
+def _message(subject: str, stream: str, message: Msg) -> Message:
+    seq = message.metadata.sequence.stream
+    attributes, headers = from_headers(message.headers or {})
+    return Message(
+        topic=subject,
+        body=message.data,
+        content_type=headers.get("content-type", ""),
+        attributes=attributes,
+        headers={**headers, "subject": message.subject},
+        id=headers.get("nats-msg-id", f"{stream}/{seq}"),
+        time_ms=int(message.metadata.timestamp.timestamp() * 1000),
+        token=(stream, seq),
+        note=(subject, str(seq)),
+    )
+
+
+async def _nothing(_: Exception) -> None:
+    """What breaks is raised where it is waited for."""
