@@ -1,4 +1,4 @@
-"""Behind a PgBouncer in transaction mode, the PostgreSQL store and bus keep what the ports promise, and so does an app."""
+"""Behind a PgBouncer in transaction mode, the PostgreSQL store and bus keep what they promise, and so does an app."""
 
 from collections import defaultdict
 from collections.abc import Iterator
