@@ -7,9 +7,8 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -103,11 +102,12 @@ def bouncer() -> Iterator[Bouncer]:
 
 def _wait_for(port: int, running: subprocess.Popen[bytes]) -> None:
     for _ in range(_READY_WITHIN_S * 20):
-        assert running.poll() is None, "PgBouncer has ended"
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()
         except OSError:
-            time.sleep(0.05)
+            with suppress(subprocess.TimeoutExpired):
+                running.wait(0.05)
+                raise AssertionError("PgBouncer has ended") from None
         else:
             return
     raise AssertionError(f"PgBouncer did not listen within {_READY_WITHIN_S} s")
