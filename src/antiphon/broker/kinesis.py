@@ -255,7 +255,7 @@ class KinesisBus(NumberedFeeds[_Tag]):
         )
         async for page in pages:
             for each in page["Items"]:
-                found[each["shard"]["S"]] = each["number"]["S"].lstrip("0") or "0"
+                found[each["shard"]["S"]] = each["number"]["S"]
         return found
 
     async def _confirm(self, receiver: str, tags: Sequence[_Tag]) -> None:
@@ -267,10 +267,10 @@ class KinesisBus(NumberedFeeds[_Tag]):
                     await dynamodb.update_item(
                         TableName=self._table,
                         Key={"receiver": {"S": receiver}, "shard": {"S": shard}},
-                        UpdateExpression="SET #number = :number",
-                        ConditionExpression="attribute_not_exists(#number) OR #number < :number",
-                        ExpressionAttributeNames={"#number": "number"},
-                        ExpressionAttributeValues={":number": {"S": number.zfill(_DIGITS)}},
+                        UpdateExpression="SET #number = :number, #place = :place",
+                        ConditionExpression="attribute_not_exists(#place) OR #place < :place",
+                        ExpressionAttributeNames={"#number": "number", "#place": "place"},
+                        ExpressionAttributeValues={":number": {"S": number}, ":place": {"S": number.zfill(_DIGITS)}},
                     )
 
 
