@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from antiphon.cli.main import main
 from tests.cli.kit import ENVIRONMENT, antiphon, order, running
 
 _PATIENCE_S = 30.0
+_never = threading.Event()
 
 
 def until(true: Callable[[], bool], what: str) -> None:
@@ -26,7 +28,7 @@ def until(true: Callable[[], bool], what: str) -> None:
     end = time.monotonic() + _PATIENCE_S
     while not true():
         assert time.monotonic() < end, f"in {_PATIENCE_S:g} s it did not come to {what}"
-        time.sleep(0.05)
+        _never.wait(0.05)
 
 
 def publish(project: Path, data: Path, number: str) -> None:

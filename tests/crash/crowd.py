@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import time
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from antiphon import App, Event, Retry, Service, Transaction, seconds
+from antiphon.runtime.clock import SystemClock
 
 KEYS = 40
+_clock = SystemClock()
 #: What a handler waits for outside, for each event.
 WAITS_S = 0.004
 #: A process whose number is in the file of this name stands still for so long, with whatever runs in it.
@@ -42,7 +43,7 @@ CREATE TABLE IF NOT EXISTS flour (
 @mill.on(Ground, retry=Retry(attempts=50, first=seconds(0.05), cap=seconds(0.5)))
 async def grind(ground: Ground, tx: Transaction) -> None:
     """Wait for something outside, then note it at the next place of its key; now and then fail the first time."""
-    await asyncio.sleep(WAITS_S)
+    await _clock.sleep(WAITS_S)
     _hang_if_told()
     found = await tx.fetch_one("SELECT coalesce(max(place), 0) FROM flour WHERE sack = ?", ground.sack)
     assert found is not None
@@ -56,7 +57,7 @@ def _hang_if_told() -> None:
     told = Path(os.environ.get(HANG, "/nonexistent"))
     if told.exists() and told.read_text() == str(os.getpid()):
         told.unlink()
-        time.sleep(HANGS_S)
+        threading.Event().wait(HANGS_S)
 
 
 app = App(shop, mill, name="crowd")

@@ -75,7 +75,11 @@ class Crowd:
                 await self._runtime.publish("shop", *map(crowd.event, numbers))
                 self.published += _BATCH
             if self.published > _BACKLOG:
-                await asyncio.sleep(_PAUSE_S)
+                await self._runtime.clock.sleep(_PAUSE_S)
+
+    async def has_published(self, count: int) -> bool:
+        """Whether so many have been published."""
+        return self.published >= count
 
     async def rows(self) -> list[Any]:
         """What was ground so far."""
@@ -99,7 +103,7 @@ class Crowd:
         began = loop.time()
         while not await true():
             assert loop.time() < began + _PATIENCE_S, f"it did not come to {what}: {await self.owners()}"
-            await asyncio.sleep(0.1)
+            await self._runtime.clock.sleep(0.1)
         return loop.time() - began
 
     async def end(self) -> None:
@@ -145,7 +149,8 @@ async def play(data: Path, store: str | None) -> dict[str, float]:
         await it.hang(fourth, by_signal=store is not None)
         took["hung"] = await it.until(lambda: it.owned_by(second.pid), "taking over from who hangs")
         os.kill(fourth.pid, signal.SIGCONT)
-        await asyncio.sleep(2)
+        published = it.published
+        await it.until(lambda: it.has_published(published + 3 * _BATCH), "some more, with it back")
         for worker in (second, fourth):
             worker.kill()
             await worker.wait()
