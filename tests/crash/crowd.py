@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from antiphon import App, Event, Retry, Service, Transaction, seconds
+from antiphon import App, Delivery, Event, Retry, Service, Transaction, seconds
 from antiphon.runtime.clock import SystemClock
 
 KEYS = 40
@@ -41,7 +41,7 @@ CREATE TABLE IF NOT EXISTS flour (
 
 
 @mill.on(Ground, retry=Retry(attempts=50, first=seconds(0.05), cap=seconds(0.5)))
-async def grind(ground: Ground, tx: Transaction) -> None:
+async def grind(ground: Ground, delivery: Delivery, tx: Transaction) -> None:
     """Wait for something outside, then note it at the next place of its key; now and then fail the first time."""
     await _clock.sleep(WAITS_S)
     _hang_if_told()
@@ -49,7 +49,7 @@ async def grind(ground: Ground, tx: Transaction) -> None:
     assert found is not None
     row = (ground.sack, int(found[0]) + 1, ground.n, os.getpid())
     await tx.execute("INSERT INTO flour (sack, place, n, worker) VALUES (?, ?, ?, ?)", *row)
-    if (ground.n * 2_654_435_761 + os.getpid()) % 97 == 0:
+    if delivery.attempt == 1 and ground.n % 50 == 0:
         raise RuntimeError("a stone is worn")
 
 
