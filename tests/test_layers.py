@@ -19,7 +19,7 @@ FLOORS = (
     {"channel"},
     {"runtime"},
     {"declaring"},
-    {"workflow"},
+    {"workflow", "replicated"},
     {"service"},
     {"app"},
     {"__init__"},

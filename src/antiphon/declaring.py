@@ -15,7 +15,9 @@ from antiphon.errors import DeclarationError
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_OURS = frozenset({"antiphon.declaring", "antiphon.service", "antiphon.app", "antiphon.workflow"})
+_OURS = frozenset(
+    {"antiphon.declaring", "antiphon.service", "antiphon.app", "antiphon.workflow", "antiphon.replicated"}
+)
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
 #: Names that a data directory or the log itself uses.
 _RESERVED = frozenset({"antiphon", "bus", "gateway"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -21,6 +22,8 @@ from antiphon.model.shape import all_fields
 from antiphon.model.workflows import WorkflowSpec
 from antiphon.policy import signatures
 from antiphon.policy.schedule import check_schedule
+from antiphon.replicated import TABLES as REPLICAS
+from antiphon.replicated import Replica
 from antiphon.runtime.workflow.definitions import StateMachine
 from antiphon.workflow import (
     CONCURRENCY,
@@ -183,6 +186,23 @@ class Service:
         handle.engine.add(spec)
         handle.concurrency = concurrency
         return handle
+
+    @known_options
+    def replicated(
+        self, event: type[T], *, merge: Callable[[T, T], T] | None = None, name: str | None = None
+    ) -> Replica[T]:
+        """State by the key of *event*, which several regions write (`App.channel` with *replicate*), and which is the
+        same in all of them when all events have come. The last writer wins, or *merge* says what becomes of two
+        states. A handler of this service, ``keep_<name>``, keeps it. Raises DeclarationError for an event without key.
+        """
+        event_type = _event_type(event, place(caller()))
+        local = re.sub(r"[^a-z0-9_]", "_", (name or event_type.name).lower())
+        replica: Replica[T] = Replica(f"{self.name}.{local}", event_type, merge)
+        self._declare_handler(replica.handler(), f"keep_{local}", (event_type,), _Options())
+        if REPLICAS not in self.tables:
+            self.tables = REPLICAS + self.tables
+            self.dialects = {dialect: REPLICAS + sql for dialect, sql in self.dialects.items()}
+        return replica
 
     def get(self, path: str, **options: Any) -> Callable[[F], F]:
         """Answer GET *path*; *options* are those of FastAPI's own decorator."""

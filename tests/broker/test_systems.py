@@ -17,6 +17,7 @@ from examples.enrollment import app as enrollment
 from examples.flight_booking import app
 from examples.flight_booking.demo import subject
 from tests.broker.engines import BROKERS, KAFKA, on_each, required
+from tests.broker.tansu import Tansu
 from tests.conftest import require
 from tests.examples.kit import (
     ENDS_OF_ENROLLMENTS,
@@ -85,6 +86,13 @@ async def test_flight_booking_with_the_broker_killed(
         pytest.skip(f"{engine.server.__name__} keeps in memory what it confirms")
     require(f"a server of {engine.name}", engine.server.is_there())
     async with running(engine.server) as server:
+        await bookings_come_to_their_ends(server.url, tmp_path, monkeypatch, server.kill, server.start)
+
+
+async def test_flight_booking_on_tansu_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same where Kafka's protocol is spoken by a broker that dies, and starts again with what it has stored."""
+    require("Tansu", Tansu.is_there())
+    async with running(Tansu) as server:
         await bookings_come_to_their_ends(server.url, tmp_path, monkeypatch, server.kill, server.start)
 
 

@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import aiomqtt
 import aiormq
 import asyncmy
 import nats
 import psycopg
+from confluent_kafka import Consumer, Producer, TopicPartition
 from pamqp.commands import Basic
 from redis.asyncio import Redis
 
 from antiphon.testing.conformance.engines import ENGINES
+from antiphon.testing.kafka import KafkaServer
+from antiphon.testing.line import line_to
 from antiphon.testing.servers import listens_at
 from tests.channel.kit import body
 from tests.conftest import require
 from tests.servers import url_of
+
+
+class Cut(NamedTuple):
+    """A URL, and how to break the connections to it and refuse new ones, and to let them through again."""
+
+    url: str
+    cut: Callable[[], Awaitable[None]]
+    mend: Callable[[], Awaitable[None]]
 
 
 class Foreign(ABC):
@@ -65,6 +77,13 @@ class Foreign(ABC):
     async def taken(self) -> list[dict[str, Any]]:
         """All CloudEvents that have come out so far."""
         raise NotImplementedError
+
+    @asynccontextmanager
+    async def line(self) -> AsyncIterator[Cut]:
+        """A line to it that can be cut."""
+        async with line_to(self.url) as line:
+            yield Cut(line.url, line.cut, line.mend)
+            assert line.broken > 0
 
 
 async def listening(name: str) -> str:
@@ -201,6 +220,52 @@ class Nats(Foreign):
     async def _take(self, message: Any) -> None:
         event = {name.removeprefix("ce-"): value for name, value in message.headers.items()}
         self._events.append({**event, "data": json.loads(message.data)})
+
+
+class Kafka(Foreign):
+    """Two topics of several partitions, of a cluster that can take no connections for a while."""
+
+    name = "kafka"
+
+    async def open(self) -> None:
+        require("Kafka's mock cluster", KafkaServer.is_there())
+        self._cluster = KafkaServer()
+        await self._cluster.start()
+        self.url = self._cluster.url
+        self.out = f"out_{self.mark}"
+        servers: dict[str, Any] = {"bootstrap.servers": self.url.partition("://")[2]}
+        for topic in (*self.places, self.out):
+            await self._cluster.make_topic(topic, 3)
+        self._producer = Producer({**servers, "enable.idempotence": True})
+        self._consumer = Consumer({**servers, "group.id": self.mark, "auto.offset.reset": "earliest"})
+        self._consumer.assign([TopicPartition(self.out, number, 0) for number in range(3)])
+        self._events: list[dict[str, Any]] = []
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._consumer.close)
+        self._cluster.close()
+
+    @asynccontextmanager
+    async def line(self) -> AsyncIterator[Cut]:
+        yield Cut(self.url, self._cluster.kill, self._cluster.start)
+
+    async def put(self, numbers: Iterable[int]) -> None:
+        for n in numbers:
+            self._producer.produce(self.places[0], json.dumps(body(n)).encode(), key=body(n)["about"])
+        await asyncio.to_thread(self._producer.flush)
+
+    async def put_raw(self, raw: bytes) -> None:
+        self._producer.produce(self.places[0], raw)
+        await asyncio.to_thread(self._producer.flush)
+
+    async def taken(self) -> list[dict[str, Any]]:
+        for record in await asyncio.to_thread(self._consumer.consume, 500, 0.05):
+            if record.error() is not None:
+                continue
+            headers: dict[str, Any] = dict(record.headers() or ())
+            event = {name.removeprefix("ce_"): value.decode() for name, value in headers.items()}
+            self._events.append({**event, "data": json.loads(record.value() or b"")})
+        return list(self._events)
 
 
 class Mqtt(Foreign):
@@ -342,6 +407,7 @@ FOREIGN: tuple[type[Foreign], ...] = (
     RabbitMQ,
     RedisStreams,
     Nats,
+    Kafka,
     Mqtt,
     Folder,
     SqliteTable,

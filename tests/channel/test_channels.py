@@ -11,7 +11,6 @@ import pytest
 
 from antiphon.demo.fleet import Fleet
 from antiphon.runtime.runtime import Runtime
-from antiphon.testing.line import line_to
 from tests.channel.foreign import FOREIGN, Foreign, foreign
 from tests.channel.kit import environment, once_by_id, once_in_order, relay_app, seen_at, seen_in, until
 
@@ -80,7 +79,7 @@ async def test_what_cannot_be_read_is_set_aside_and_delays_nobody(system: Foreig
 async def test_a_cut_line_loses_nothing(system: Foreign, tmp_path: Path) -> None:
     """The line breaks in the midst of what is on its way, both ways, several times."""
     chance = random.Random(SEED)
-    async with line_to(system.url) as line:
+    async with system.line() as line:
         out = outgoing(system, line.url)
         app = relay_app(line.url, system.places, out, name=system.app, options=system.options)
         async with app.run_in(tmp_path / "data") as runtime:
@@ -94,7 +93,6 @@ async def test_a_cut_line_loses_nothing(system: Foreign, tmp_path: Path) -> None
             if system.out:
                 await until(has_taken, system, MANY)
             once_in_order(await seen_in(runtime), range(MANY))
-        assert line.broken > 0
     if system.out:
         once_in_order(once_by_id(await system.taken()), range(MANY))
 

@@ -15,6 +15,9 @@ from antiphon.ports import LoggedEvent, Unreadable
 
 _READ_AHEAD = 1_024
 _CANCEL_AGAIN_S = 0.05
+#: Who has just taken all that there was waits so long before it is given more: events that come one by one share a
+#: commit, and all that follows from it. One that comes alone is given at once.
+_LINGER_S = 0.002
 #: How long a server may take to answer.
 PATIENCE_S = 5.0
 AGAIN = "It is tried again once a second"
@@ -111,6 +114,8 @@ class Feeds(ABC):
         self._where = where
         self._feeds: dict[str, Feed] = {}
         self._wakes: dict[object, Callable[[], None]] = {}
+        # When each receiver was given less than it asked for.
+        self._lately: dict[str, float] = {}
 
     async def receive(self, receiver: str, after: Mapping[str, int], limit: int) -> Sequence[LoggedEvent | Unreadable]:
         """The next events of each type after its position. Raises BusError."""
@@ -122,10 +127,15 @@ class Feeds(ABC):
             if feed is not None:
                 await feed.close()
             feed = self._feeds[receiver] = Feed(receiver, after, self._fill, self._wake)
-        if found := feed.take(after, limit):
-            return found
-        await feed.reach(await self._newest())
-        return feed.take(after, limit)
+        if self._lately.get(receiver, 0.0) + _LINGER_S > asyncio.get_running_loop().time():
+            await asyncio.sleep(_LINGER_S)
+        found = feed.take(after, limit)
+        if not found:
+            await feed.reach(await self._newest())
+            found = feed.take(after, limit)
+        if 0 < len(found) < limit:
+            self._lately[receiver] = asyncio.get_running_loop().time()
+        return found
 
     def listen(self, types: Iterable[str], wake: Callable[[], None]) -> Callable[[], None]:
         """Call *wake* when something may have arrived."""

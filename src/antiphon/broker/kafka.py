@@ -267,16 +267,8 @@ class KafkaBus(NumberedFeeds[tuple[int, int]]):
         body = message.value() or b""
         if (headers.get(f"{_PREFIX}type") or b"").decode(errors="replace") not in ("", *types):
             return None
-        now_ms = self._clock.now_ms()
         try:
-            attributes = dict(_attributes(headers))
-            content_type = _text("content-type", headers.get("content-type"))
-            if attributes:
-                if content_type:
-                    attributes["datacontenttype"] = content_type
-                event = from_attributes(attributes, body, received_ms=now_ms)
-            else:
-                event = from_message({"content-type": content_type}, body, received_ms=now_ms)
+            event = _read(headers, body, self._clock.now_ms())
         except InvalidEvent as error:
             return Unreadable(seq, body, error)
         return LoggedEvent(seq, event) if event.type in types else None
@@ -288,6 +280,17 @@ def _record(event: Envelope) -> tuple[bytes, bytes, list[Header]]:
     headers: list[Header] = [("content-type", attributes.pop("datacontenttype"))]
     headers += [(f"{_PREFIX}{name}", value.encode()) for name, value in attributes.items()]
     return (event.id if event.key is None else event.key).encode(), data, headers
+
+
+def _read(headers: Mapping[str, bytes | None], body: bytes, now_ms: int) -> Envelope:
+    """The event of a record, whose content type tells whether headers or value say what it is. Raises InvalidEvent."""
+    attributes = dict(_attributes(headers))
+    content_type = _text("content-type", headers.get("content-type"))
+    if not attributes or content_type.startswith("application/cloudevents"):
+        return from_message({"content-type": content_type}, body, received_ms=now_ms)
+    if content_type:
+        attributes["datacontenttype"] = content_type
+    return from_attributes(attributes, body, received_ms=now_ms)
 
 
 def _attributes(headers: Mapping[str, bytes | None]) -> Iterator[tuple[str, str]]:

@@ -86,9 +86,14 @@ class Sender:
 
     def _poll(self) -> None:
         while not self._ended.is_set():
-            self._producer.poll(_POLL_S)
-        self._producer.purge()
-        self._producer.flush(_POLL_S)
+            try:
+                self._producer.poll(_POLL_S)
+            except KafkaException:
+                # It has ended by itself; what it had on its way has been told so, or is not confirmed in time.
+                self._ended.wait(_POLL_S)
+        with suppress(KafkaException):
+            self._producer.purge()
+            self._producer.flush(_POLL_S)
         # The last reference: its connections end with it.
         del self._producer
 

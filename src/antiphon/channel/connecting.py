@@ -14,19 +14,22 @@ from antiphon.ports import Clock, Sink, Source
 
 @dataclass(frozen=True)
 class Scheme:
-    """What a scheme of URLs can: its module, what it can do, the extra of its library, and the options it knows."""
+    """What a scheme of URLs can: its module, what it can do (*joins*: regions), the extra of its library, and the
+    options it knows."""
 
     module: str
     receives: bool = True
     sends: bool = True
+    joins: bool = False
     extra: str | None = None
     options: frozenset[str] = frozenset()
 
 
+_KAFKA = Scheme("kafka", joins=True, extra="kafka")
 _MQTT = Scheme("mqtt", sends=False, extra="mqtt")
-_NATS = Scheme("nats", extra="nats")
-_RABBITMQ = Scheme("rabbitmq", extra="rabbitmq")
-_REDIS = Scheme("redis", extra="redis")
+_NATS = Scheme("nats", joins=True, extra="nats")
+_RABBITMQ = Scheme("rabbitmq", joins=True, extra="rabbitmq")
+_REDIS = Scheme("redis", joins=True, extra="redis")
 _ROWS = frozenset({"column", "key", "where", "every", "late"})
 _MARIADB = Scheme("table", sends=False, extra="mariadb", options=_ROWS)
 _POSTGRES = Scheme("table", sends=False, extra="postgres", options=_ROWS)
@@ -35,6 +38,8 @@ _POSTGRES = Scheme("table", sends=False, extra="postgres", options=_ROWS)
 SCHEMES = {
     "amqp": _RABBITMQ,
     "amqps": _RABBITMQ,
+    "kafka": _KAFKA,
+    "kafka+ssl": _KAFKA,
     "nats": _NATS,
     "tls": _NATS,
     "redis": _REDIS,

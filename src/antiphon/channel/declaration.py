@@ -8,6 +8,7 @@ from typing import Any
 
 from antiphon.channel import webhook
 from antiphon.channel.connecting import scheme_of
+from antiphon.channel.mapping import PASSES_ON
 from antiphon.errors import DeclarationError
 from antiphon.model.channels import ChannelSpec
 from antiphon.model.events import EventType, event_type_of
@@ -51,6 +52,8 @@ def declare(
     if region is not None or peer is not None or replicate:
         if coming or going:
             raise DeclarationError("a channel between regions has replicate=, not inbound= and outbound=", where=where)
+        if not scheme.joins:
+            raise DeclarationError(f"regions cannot be joined by {url.partition('://')[0]}://", where=where)
         coming, going = _between(app, region, peer, replicate, where)
     if not coming and not going:
         raise DeclarationError(
@@ -60,8 +63,9 @@ def declare(
     for types, able, word in ((coming, scheme.receives, "in"), (going, scheme.sends, "out")):
         if types and not able:
             raise DeclarationError(f"by {kind}:// nothing can come {word}", where=where)
-    if unknown := sorted(set(options) - scheme.options):
-        known = ", ".join(sorted(scheme.options)) or "none"
+    allowed = scheme.options | ({PASSES_ON} if region is not None else set())
+    if unknown := sorted(set(options) - allowed):
+        known = ", ".join(sorted(allowed)) or "none"
         raise DeclarationError(
             f"a channel at {kind}:// has no option {', '.join(unknown)}", where=where, mend=f"Its own are: {known}"
         )

@@ -22,6 +22,8 @@ _LONGEST = 200
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 #: The CloudEvents attribute with the regions that an event has passed.
 REGIONS = "regions"
+#: The option of a channel between regions that sends on what came from other ones.
+PASSES_ON = "passes_on"
 
 
 class Mapper:
@@ -177,7 +179,8 @@ class Mapper:
         passed: str | None = None
         if channel.region is not None:
             passed = regions.leave(envelope.service, channel.region, channel.peer or "")
-            if passed is None:
+            was_born_here = regions.birth(envelope.service).region is None
+            if passed is None or not (was_born_here or channel.options.get(PASSES_ON, False)):
                 return []
         topics = [topic for topic, types in channel.outbound.items() if envelope.type in _names(types)]
         return [self._message(envelope, topic, passed) for topic in topics]

@@ -1,0 +1,459 @@
+"""The buses on AWS, against two servers that stand in for it, beside what the suite holds them to."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from antiphon import App, Event, Service
+from antiphon.broker import queues
+from antiphon.broker.amazon import batches, group_of, waves
+from antiphon.broker.connecting import bus_at
+from antiphon.broker.eventbridge import canonical
+from antiphon.errors import BusError, DeclarationError
+from antiphon.model.envelope import Envelope
+from antiphon.model.retry import days
+from antiphon.ports import Unreadable
+from antiphon.runtime.clock import SystemClock
+from antiphon.testing.clock import VirtualClock
+from antiphon.testing.conformance import BusCheck, bus_checks
+from antiphon.testing.conformance.bus import A, B, Reader
+from antiphon.testing.conformance.engines import Engine, buses_of, named_bus
+from antiphon.testing.conformance.kit import envelope, numbers
+from antiphon.testing.emulators import MiniStack, Moto
+from antiphon.testing.servers import running
+from antiphon.wire import from_structured
+from tests.broker.amazon import (
+    EVENTBRIDGE,
+    SQS,
+    STANDARD,
+    Refusing,
+    buses_on_aws,
+    clients,
+    cloud_event,
+    on_each_emulator,
+    url_on,
+    with_client,
+)
+
+pytestmark = pytest.mark.anyio
+ENGINES = [SQS, STANDARD, EVENTBRIDGE]
+on_each_bus = pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.name)
+
+
+class Ordered(Event, key="order_id", type="test.Ordered"):
+    """Somebody wants something."""
+
+    order_id: str
+
+
+class Shipped(Event, key="order_id", type="test.Shipped"):
+    """It is on its way."""
+
+    order_id: str
+
+
+async def ship(ordered: Ordered) -> Shipped:
+    """The handler of the service that the plain clients talk to."""
+    return Shipped(order_id=ordered.order_id)
+
+
+@pytest.mark.parametrize(
+    ("engine", "check"),
+    [
+        pytest.param(engine, check, id=f"{engine.name}-{check.__name__}")
+        for engine in ENGINES
+        for check in bus_checks(engine.abilities)
+    ],
+)
+async def test_the_other_emulator(engine: Engine, check: BusCheck, tmp_path: Path) -> None:
+    """The promise in the check's own docstring; MiniStack is held to it where all brokers are."""
+    async with buses_of(engine, await url_on(Moto, engine)) as make:
+        await check(make, tmp_path)
+
+
+@on_each_bus
+@on_each_emulator
+async def test_plain_clients(emulator: type[MiniStack], engine: Engine, tmp_path: Path) -> None:
+    """A service handles what a client published that knows AWS and CloudEvents alone, and such a client reads what it
+    publishes."""
+    shipping = Service("shipping")
+    shipping.on(Ordered)(ship)
+    app = App(shipping, own_stores=True)
+    async with (
+        named_bus(await url_on(emulator, engine), ["shipping"]) as url,
+        clients(emulator, "sns", "sqs", "events") as (sns, sqs, events),
+        app.run_in(tmp_path, bus=url),
+    ):
+        name = f"antiphon-{url.rpartition('name=')[2]}"
+        if engine is EVENTBRIDGE:
+            mine, publish = await _client_of_eventbridge(events, sqs, name)
+        else:
+            mine, publish = await _client_of_sns(sns, sqs, name, ".fifo" if engine is SQS else "")
+        found: list[dict[str, Any]] = []
+        tries = 0
+        async with asyncio.timeout(30):
+            while not found:
+                # Until the service's queue is there, nobody hears it.
+                tries += 1
+                await publish(cloud_event("order-1", "test.Ordered", {"order_id": "o-1"}, "o-1"), tries)
+                everything = {"MessageAttributeNames": ["All"], "MessageSystemAttributeNames": ["All"]}
+                answer = await sqs.receive_message(QueueUrl=mine, WaitTimeSeconds=1, **everything)
+                found = answer.get("Messages", [])
+        body = json.loads(found[0]["Body"])
+        # Moto passes on the whole of what EventBridge has, whatever part of it is asked for.
+        shipped = from_structured(json.dumps(body.get("detail", body)).encode(), received_ms=0)
+        assert (shipped.type, shipped.key, shipped.service) == ("test.Shipped", "o-1", "shipping")
+        assert json.loads(shipped.data) == {"order_id": "o-1"}
+        assert shipped.causation_id == "order-1"
+        if engine is not EVENTBRIDGE:
+            assert found[0]["MessageAttributes"]["ce-type"]["StringValue"] == "test.Shipped"
+        if engine is SQS:
+            assert found[0]["Attributes"]["MessageGroupId"] == "o-1"
+        await sqs.delete_queue(QueueUrl=mine)
+
+
+async def _client_of_sns(
+    sns: Any, sqs: Any, name: str, suffix: str
+) -> tuple[str, Callable[[str, int], Awaitable[object]]]:
+    """A queue of a plain client's own that hears of what is shipped, and how it publishes."""
+    attributes = {"FifoQueue": "true"} if suffix else {}
+    mine = (await sqs.create_queue(QueueName=f"plain-{name}"[:70] + suffix, Attributes=attributes))["QueueUrl"]
+    arn = (await sqs.get_queue_attributes(QueueUrl=mine, AttributeNames=["QueueArn"]))["Attributes"]["QueueArn"]
+    topic = f"{arn.rpartition(':')[0].replace(':sqs:', ':sns:')}:{name}{suffix}"
+    async with asyncio.timeout(30):
+        while topic not in [each["TopicArn"] for each in (await sns.list_topics())["Topics"]]:
+            pass
+    filtering = {"RawMessageDelivery": "true", "FilterPolicy": json.dumps({"ce-type": ["test.Shipped"]})}
+    await sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=arn, Attributes=filtering)
+
+    async def publish(body: str, number: int) -> None:
+        of_group = {"MessageGroupId": "o-1", "MessageDeduplicationId": str(number)} if suffix else {}
+        said = {"ce-type": {"DataType": "String", "StringValue": "test.Ordered"}}
+        await sns.publish(TopicArn=topic, Message=body, MessageAttributes=said, **of_group)
+
+    return mine, publish
+
+
+async def _client_of_eventbridge(
+    events: Any, sqs: Any, name: str
+) -> tuple[str, Callable[[str, int], Awaitable[object]]]:
+    """As `_client_of_sns`."""
+    mine = (await sqs.create_queue(QueueName=f"plain-{name}"[:70]))["QueueUrl"]
+    arn = (await sqs.get_queue_attributes(QueueUrl=mine, AttributeNames=["QueueArn"]))["Attributes"]["QueueArn"]
+    async with asyncio.timeout(30):
+        while name not in [each["Name"] for each in (await events.list_event_buses())["EventBuses"]]:
+            pass
+    pattern = json.dumps({"source": ["shipping"], "detail": {"data": {"order_id": ["o-1"]}}})
+    await events.put_rule(Name="plain", EventBusName=name, EventPattern=pattern)
+    target = {"Id": "plain", "Arn": arn, "InputPath": "$.detail"}
+    await events.put_targets(Rule="plain", EventBusName=name, Targets=[target])
+
+    async def publish(body: str, number: int) -> None:
+        entry = {"EventBusName": name, "Source": "warehouse", "DetailType": "test.Ordered", "Detail": body}
+        await events.put_events(Entries=[entry])
+
+    return mine, publish
+
+
+async def test_what_is_refused_of_a_batch_is_overtaken_by_nothing_of_its_key(tmp_path: Path) -> None:
+    """AWS may take some of a batch and refuse others: what comes keeps the order of each key."""
+    async with buses_on_aws(SQS, tmp_path) as (bus,):
+        with_client(bus, "sns", lambda sns: Refusing(sns, "publish_batch", {1, 7, 12}, "PublishBatchRequestEntries"))
+        sent = [envelope(n, key=f"key-{n % 3}") for n in range(12)]
+        refusals = 0
+        async with asyncio.timeout(30):
+            while True:
+                try:
+                    await bus.send("s", 0, 12, sent)
+                except BusError as error:
+                    assert "InternalError" in str(error)
+                    refusals += 1
+                else:
+                    break
+        found = await Reader(bus).until(12)
+        assert refusals == 3
+        for key in range(3):
+            assert [n for n in found if n % 3 == key] == [n for n in range(12) if n % 3 == key]
+
+
+async def test_what_eventbridge_refuses_of_a_batch_is_put_again(tmp_path: Path) -> None:
+    """The entries that were not taken, and no others, as long as some are taken."""
+    async with buses_on_aws(EVENTBRIDGE, tmp_path) as (bus,):
+        asked: list[int] = []
+
+        class _Events:
+            def __init__(self, events: Any) -> None:
+                self._events = events
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(self._events, name)
+
+            async def put_events(self, Entries: list[Any]) -> dict[str, Any]:  # noqa: N803  AWS names it
+                asked.append(len(Entries))
+                refuse = len(asked) == 1
+                taken = (await self._events.put_events(Entries=Entries[1:] if refuse else Entries))["Entries"]
+                return {"Entries": [{"ErrorCode": "InternalFailure"}, *taken] if refuse else taken}
+
+        with_client(bus, "events", _Events)
+        await bus.send("s", 0, 3, [envelope(n) for n in (1, 2, 3)])
+        assert asked == [3, 1]
+        assert sorted(await Reader(bus).until(3)) == [1, 2, 3]
+
+
+async def test_what_was_not_deleted_is_deleted_again(tmp_path: Path) -> None:
+    """A deletion that AWS has not done is asked for again, and the queue is empty in the end."""
+    async with buses_on_aws(STANDARD, tmp_path) as (bus,):
+        client = with_client(bus, "sqs", lambda sqs: Refusing(sqs, "delete_message_batch", {0, 2}, "Entries"))
+        await bus.send("s", 0, 3, [envelope(n) for n in (1, 2, 3)])
+        reader = Reader(bus)
+        await reader.until(3)
+        errors = 0
+        async with asyncio.timeout(30):
+            while (await client()).asked < 5:
+                try:
+                    await reader.read()
+                except BusError:
+                    errors += 1
+        sqs = await client()
+        (url,) = [each for each in (await sqs.list_queues())["QueueUrls"] if each.endswith("-receiver")][-1:]
+        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        left = (await sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names))["Attributes"]
+        assert errors > 0
+        assert set(left.values()) == {"0"}
+
+
+@on_each_bus
+async def test_what_waits_is_kept_from_others_until_its_process_dies(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its visibility is extended while it waits here; when nobody extends it, another process gets it."""
+    monkeypatch.setattr(queues, "_VISIBLE_S", 2)
+    monkeypatch.setattr(queues, "_EXTEND_EVERY_S", 0.5)
+    async with buses_on_aws(engine, tmp_path, "one", "two") as both:
+        first, second = both
+        extended = asyncio.Semaphore(0)
+        real = first._show_after
+
+        async def show_after(url: str, handles: list[str], seconds: int) -> None:
+            await real(url, handles, seconds)
+            if handles:
+                extended.release()
+
+        monkeypatch.setattr(first, "_show_after", show_after)
+        await first.send("s", 0, 1, [envelope(1)])
+        assert await Reader(first, takes=False).until(1) == [1]
+        other = Reader(second)
+        async with asyncio.timeout(30):
+            for _ in range(8):  # four seconds: twice as long as it would be hidden
+                await extended.acquire()
+                assert not await other.read()
+        # As a process that dies: nothing is extended, and nothing given back.
+        await first._feeds.pop("receiver").close()
+        first._open.clear()
+        first._loose.clear()
+        assert await other.until(1) == [1]
+
+
+@pytest.mark.parametrize(
+    "reference",
+    ["s3://elsewhere/secret", "s3://antiphon-000000000000-us-east-1/another-bus/secret", "file:///etc/passwd"],
+)
+async def test_nothing_is_read_but_the_bus_s_own(reference: str, tmp_path: Path) -> None:
+    """A message that refers to data elsewhere is an event without data."""
+    async with buses_on_aws(SQS, tmp_path) as (bus,):
+        hostile = {**json.loads(cloud_event("event-000000001", A, None)), "dataref": reference}
+        del hostile["data"]
+        event = await bus._large.event(json.dumps(hostile).encode(), received_ms=0)
+        assert event.data == b"null"
+
+
+async def test_large_data_that_is_gone_is_a_dead_letter(tmp_path: Path) -> None:
+    """Neither an endless repetition nor an event without its data."""
+    async with buses_on_aws(SQS, tmp_path) as (bus,):
+        await bus.send("s", 0, 1, [envelope(1, data=b'"' + b"x" * 300_000 + b'"')])
+        await bus._large.destroy()
+        async with asyncio.timeout(30):
+            woken = asyncio.Event()
+            bus.listen([A], woken.set)
+            while not (found := await bus.receive("receiver", {A: 0, B: 0}, 10)):
+                await woken.wait()
+                woken.clear()
+        assert isinstance(found[0], Unreadable)
+        assert "dataref" in str(found[0].error)
+
+
+@on_each_bus
+async def test_texts_that_no_message_may_hold(engine: Engine, tmp_path: Path) -> None:
+    """SQS refuses what XML has no place for: it comes all the same, each byte of it."""
+    odd = [
+        envelope(1, data='"\ufffe\uffff"'.encode()),
+        envelope(2, key="\uffff\x00"),
+        envelope(3, data=b'{"a":1.0,"b":9007199254740992,"c":[1e40]}'),
+        envelope(4, data=b'{"b":1, "a":2}'),
+    ]
+    async with buses_on_aws(engine, tmp_path) as (bus,):
+        await bus.send("svc", 0, 4, odd)
+        reader = Reader(bus)
+        assert sorted(await reader.until(4)) == [1, 2, 3, 4]
+        assert {each.envelope.id: each.envelope for each in reader.events} == {each.id: each for each in odd}
+
+
+async def test_new_types_of_a_receiver_wait_until_sns_knows_them(tmp_path: Path) -> None:
+    """SNS goes by an old filter for up to a quarter of an hour: nothing is sent meanwhile, by a new process either."""
+    clock = VirtualClock()
+    async with named_bus(await url_on(MiniStack, SQS), ["late"]) as url:
+        make = bus_at(url, "", keep=days(7))
+        for _ in range(2):
+            bus: Any = make(tmp_path, clock=clock, owner="one")
+            bus._settles_ms = 900_000
+            await bus.open()
+            await bus.expect({"late": [A]}) if _ == 0 else None
+            with pytest.raises(BusError, match="new types of late"):
+                await bus.expect({"late": [A, B]})
+            await bus.close()
+        await clock.advance(901)
+        bus = make(tmp_path, clock=clock, owner="one")
+        bus._settles_ms = 900_000
+        await bus.expect({"late": [B]})
+        await bus.send("s", 0, 2, [envelope(1, type_=A), envelope(2, type_=B)])
+        found: list[int] = []
+        async with asyncio.timeout(30):
+            while sorted(found) != [1, 2]:
+                found += numbers(await bus.receive("late", {A: 0, B: 0}, 10))
+                found = sorted(set(found))
+                await asyncio.sleep(0)  # there is no other sign of what comes late
+        await bus.close()
+
+
+#: The right that an operation needs, where it has another name, and what anybody may.
+_RIGHTS = {
+    "sns:PublishBatch": "sns:Publish",
+    "sqs:ChangeMessageVisibilityBatch": "sqs:ChangeMessageVisibility",
+    "sqs:DeleteMessageBatch": "sqs:DeleteMessage",
+    "s3:PutBucketLifecycleConfiguration": "s3:PutLifecycleConfiguration",
+}
+_ANYBODY = {"sts:GetCallerIdentity"}
+#: Without it, S3 does not say that an object is not there.
+_TOLD = {"s3:ListBucket"}
+_POLICIES = re.compile(r"```json\n(.*?)```", re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("engine", "leaves_out"), [(SQS, ("events:",)), (EVENTBRIDGE, ("sns:", "sqs:TagQueue", "sqs:ListQueueTags"))]
+)
+async def test_the_documented_rights_are_all_that_are_used(
+    engine: Engine, leaves_out: tuple[str, ...], tmp_path: Path
+) -> None:
+    """The policies in the guide name each operation of a bus's life, and no other."""
+    used: set[str] = set()
+    receivers = {"receiver": [A], "other": [A]}
+    # With a server of its own, since the bucket is made once.
+    async with running(MiniStack) as server:
+        url = engine.url.replace(":4566", f":{server.port}") if engine.url else ""
+        for types in ([A], [A, B]):
+            bus: Any = bus_at(f"{url}{'&' if '?' in url else '?'}name=life", "", keep=days(7))(
+                tmp_path, clock=VirtualClock(), owner="one"
+            )
+            _watch(bus, used)
+            bus._settles_ms = -1  # which still asks
+            await bus.open()
+            await bus.expect({**receivers, "receiver": types})
+            await bus.send("s", 0, 2, [envelope(len(types)), envelope(2 + len(types), data=b'"%s"' % (b"x" * 300_000))])
+            assert len(await Reader(bus).until(2)) == 2
+            await bus.close()
+    guide = (Path(__file__).parents[2] / "docs" / "how-to" / "aws.md").read_text()
+    documented: set[str] = set()
+    for text in _POLICIES.findall(guide):
+        policy = json.loads(text)
+        for statement in policy.get("Statement", [policy]):
+            documented |= set(statement["Action"])
+    assert used - _ANYBODY == {each for each in documented if not each.startswith(leaves_out)} - _TOLD
+
+
+def _watch(bus: Any, used: set[str]) -> None:
+    """Note in *used* the right that each call of *bus* needs."""
+    real = bus._clients.of
+    watched: set[int] = set()
+
+    def note(model: Any, **_: object) -> None:
+        operation = f"{model.service_model.signing_name}:{model.name}"
+        used.add(_RIGHTS.get(operation, operation))
+
+    async def of(service: str) -> Any:
+        client = await real(service)
+        if id(client) not in watched:
+            watched.add(id(client))
+            client.meta.events.register("before-call", note)
+        return client
+
+    bus._clients.of = of
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("sqs://user:secret@eu-west-1", "has a user"),
+        ("sqs://eu-west-1?fifo=1", "no option 'fifo'"),
+        ("sqs://eu-west-1?order=some", "no order 'some'"),
+        ("eventbridge://eu-west-1", "keeps no order"),
+    ],
+)
+def test_urls_that_are_refused(url: str, said: str, tmp_path: Path) -> None:
+    """The error says what is wrong, and shows no password."""
+    with pytest.raises(DeclarationError) as caught:
+        bus_at(url, "app", keep=days(7))(tmp_path, clock=SystemClock(), owner="one")
+    assert said in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+_EVENTS = st.lists(st.sampled_from([None, "", "a", "b", "\x00"])).map(
+    lambda keys: [envelope(n, key=key) for n, key in enumerate(keys)]
+)
+
+
+@given(_EVENTS)
+def test_waves(events: list[Envelope]) -> None:
+    """All events, none twice; in a wave no key twice; those of a key in their order."""
+    found = list(waves(events))
+    for wave in found:
+        groups = [group_of(event) for event in wave]
+        assert len(groups) == len(set(groups))
+    for key in {event.key for event in events} - {None}:
+        assert [e.id for wave in found for e in wave if e.key == key] == [e.id for e in events if e.key == key]
+    assert sorted(e.id for wave in found for e in wave) == sorted(e.id for e in events)
+
+
+@given(st.lists(st.binary(max_size=9)))
+def test_batches(items: list[bytes]) -> None:
+    """All items in their order, in batches that are neither too long nor too large."""
+    found = list(batches(items, len, most=3, largest=10))
+    assert [item for batch in found for item in batch] == items
+    assert all(0 < len(batch) <= 3 and sum(map(len, batch)) <= 10 for batch in found)
+
+
+@given(
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text("aé\x00\u2028"),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text("ab"), inner),
+    )
+)
+def test_canonical_text_survives_other_programs(value: object) -> None:
+    """What another program reads and writes anew, in its own way, has one canonical text."""
+    text = canonical(json.dumps(value).encode())
+    if text is not None:
+        assert json.loads(text) == value
+        for anew in (json.dumps(json.loads(text)), json.dumps(json.loads(text), ensure_ascii=False, indent=1)):
+            assert canonical(anew.encode()) == text
