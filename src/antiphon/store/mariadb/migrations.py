@@ -134,7 +134,7 @@ def _views() -> str:
         antiphon_time=_TIME,
         antiphon_text="convert({} USING utf8mb4)",
         antiphon_bucket="l.bucket",
-        antiphon_now="cast(unix_timestamp(now(3)) * 1000 AS SIGNED)",
+        antiphon_now="cast(unix_timestamp(sysdate(3)) * 1000 AS SIGNED)",
     )
     kept = "\n".join(line for line in script.splitlines() if not line.startswith("DROP VIEW"))
     return kept.replace("CREATE VIEW", "CREATE OR REPLACE VIEW")
