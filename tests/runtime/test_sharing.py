@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from antiphon import Rate, Service, Transaction
-from antiphon.errors import LeaseLost
+from antiphon.errors import DeclarationError, LeaseLost
 from antiphon.testing.clock import VirtualClock
 from tests.runtime.kit import running
 from tests.runtime.test_handling import NO_JITTER, Billed, Ordered
@@ -292,3 +292,18 @@ async def test_who_hung_has_its_share_again(tmp_path: Path) -> None:
         await one.until(lambda: len(mill.handled) >= 600)
         await clock.advance(3)
         mill.is_sound(600)
+
+
+async def test_a_divided_handler_is_not_given_a_rate(tmp_path: Path) -> None:
+    """What counts over all events cannot be added to a handler that has been divided: that is said at the start."""
+    clock = VirtualClock()
+    mill, shop = Mill(clock), Service("shop")
+    async with running(tmp_path, shop, mill.service("one"), clock=clock, only=["shop"]) as one:
+        await one.store.register(mill.service("one").spec.handlers)
+        lease = await one.store.acquire("mill.grind", "other")
+        assert lease is not None
+        await one.store.split(lease, 2)
+    limited = Mill(clock, rate=Rate(5, timedelta(seconds=1)))
+    with pytest.raises(DeclarationError, match="divided into 2 partitions"):
+        async with running(tmp_path, shop, limited.service("one"), clock=clock):
+            pass
