@@ -1,7 +1,7 @@
 """What the bus on Kafka costs beside plain clients of the same library, on librdkafka's mock cluster.
 
-``python -m benchmarks.kafka``: three runs, each with clusters of its own. The plain producer is as safe (idempotent, all
-replicas, a batch at a time) and is given what is encoded already; the plain consumer looks at nothing.
+``python -m benchmarks.kafka``: three runs, each with clusters of its own. The plain producer is as safe (idempotent,
+all replicas, a batch at a time) and is given what is encoded already; the plain consumer looks at nothing.
 """
 
 from __future__ import annotations

@@ -69,6 +69,12 @@ class Confirmations:
             del self._waiting[reply]
             waiting.done.cancel()
 
+    def lost(self) -> None:
+        """The connection is lost, and with it every answer that was awaited."""
+        for waiting in self._waiting.values():
+            if not waiting.done.done():
+                waiting.done.set_exception(BusError("the connection was lost", where=self._where, mend=AGAIN))
+
     async def _answered(self, message: Msg) -> None:
         waiting = self._waiting.get(message.subject)
         if waiting is None or waiting.done.done():

@@ -163,12 +163,15 @@ class NatsBus(Feeds):
             return (await js.stream_info(self._stream)).state.last_seq
 
     def _js(self) -> JetStreamContext:
-        if self._stream_client is None:
-            raise BusError("it is not connected", where=self._where)
+        if self._stream_client is None or self._client is None or not self._client.is_connected:
+            raise BusError("it is not connected", where=self._where, mend=AGAIN)
         return self._stream_client
 
     async def _lost(self) -> None:
-        """What was on its way to a feed is lost with the connection; the feed is made anew from its position."""
+        """What was on its way is lost with the connection: a feed is made anew from its position, what was not
+        confirmed is sent again."""
+        if self._sending is not None:
+            self._sending.lost()
         for feed in self._feeds.values():
             feed.fail(BusError("the connection was lost", where=self._where, mend=AGAIN))
 

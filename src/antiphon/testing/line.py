@@ -25,6 +25,7 @@ class Line:
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._closed_way: Way | None = None
+        self._still_through = 0
         self._held = asyncio.Event()
         self.port = 0
         #: How many connections were broken.
@@ -53,9 +54,11 @@ class Line:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port, ssl=self._encrypted)
         self.port = self._server.sockets[0].getsockname()[1]
 
-    def close_way(self, way: Way) -> None:
-        """Lose what goes *there* (what is asked) or *back* (what is answered) from now on; connections stay open."""
+    def close_way(self, way: Way, after: int = 0) -> None:
+        """Lose what goes *there* (what is asked) or *back* (what is answered) from now on, or when *after* pieces have
+        gone through; connections stay open."""
         self._closed_way = way
+        self._still_through = after
         self._held.clear()
 
     async def lost(self) -> None:
@@ -96,8 +99,10 @@ class Line:
             if self.delay_s:
                 await asyncio.sleep(self.delay_s)
             if way == self._closed_way:
-                self._held.set()
-                continue
+                self._still_through -= 1
+                if self._still_through < 0:
+                    self._held.set()
+                    continue
             writer.write(data)
             await writer.drain()
         writer.close()

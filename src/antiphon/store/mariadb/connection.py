@@ -41,8 +41,9 @@ _ISOLATION = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"
 
 
 class Address(msgspec.Struct, frozen=True):
-    """A database of a server. *database* is the store's own: that of the URL, ``_`` and the store's name."""
+    """A database of a server. *database* is the store's own: that of the URL, ``_`` and the store's *name*."""
 
+    name: str
     database: str
     host: str
     port: int = 3306
@@ -98,6 +99,7 @@ def address(url: str, name: str) -> Address:
             f"{database!r} is no name for a database", where="the store's address", mend="mariadb://user@host/database"
         )
     return Address(
+        name,
         database,
         parts.hostname or "localhost",
         parts.port or 3306,
