@@ -70,7 +70,7 @@ def _system(name: str, plan: Plan, python: str) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".antiphon-bench-") as folder:
             found.setdefault("fsync_ms", _fsync_ms(Path(folder)))
             try:
-                found[phase] = _phase(name, phase, asked, python, Path(folder))
+                found[phase] = run_phase(name, phase, asked, python, Path(folder))
             except (subprocess.SubprocessError, ValueError) as error:
                 found["failed"] = f"{phase}: {error}"
                 _tell(f"{name}: {found['failed']}")
@@ -80,7 +80,7 @@ def _system(name: str, plan: Plan, python: str) -> dict[str, Any]:
     return found
 
 
-def _phase(name: str, phase: str, plan: Plan, python: str, folder: Path) -> dict[str, Any]:
+def run_phase(name: str, phase: str, plan: Plan, python: str, folder: Path) -> dict[str, Any]:
     """What the process prints. Raises ValueError with its last words, or TimeoutExpired."""
     command = [python, "-m", "benchmarks.peers.measure", name, phase, json.dumps(plan)]
     names = environment.variables(PEERS_FOLDER=str(folder), PEERS_PREFIX=f"antiphon_peers_{os.getpid()}_{phase}")

@@ -1,10 +1,11 @@
 """Publishing from an existing SQLAlchemy application, inside its own sessions (the outbox).
 
-``prepare(engine)`` once, then ``await publish(session, event, service="orders")`` wherever a session is: the
+``prepare(engine)`` once (on PostgreSQL ``prepare(engine, store="shop")``), then
+``await publish(session, event, service="orders")`` wherever a session is: the
 event is appended to the log in the session's transaction, so it is there after the commit and never
-after a rollback. The engine's file is that of an Antiphon app, which may run in this process or another.
+after a rollback. The engine's database is that of an Antiphon app, which may run in this process or another.
 
-A prepared engine's transactions are write transactions from their first statement on, behind the same gate as
+On SQLite a prepared engine's transactions are write transactions from their first statement on, behind the same gate as
 Antiphon's own: fair between processes, and safe on SQLite builds with the WAL-reset race. Sessions that
 only read should not stand in that line: bind them to ``read_only(engine)``.
 """
@@ -52,12 +53,23 @@ _clock = SystemClock()
 _one_at_a_time = threading.Lock()
 
 
-def prepare(engine: AnyEngine) -> AnyEngine:
+def prepare(engine: AnyEngine, *, store: str | None = None) -> AnyEngine:
     """Make *engine*, on SQLite with pysqlite or aiosqlite, write as Antiphon's own connections do; returns it.
 
+    On PostgreSQL, with any driver, its transactions append what is published to the log of *store*: the name of the
+    app, or with ``own_stores`` that of the service (the name of the store's schema).
     Call it before the engine connects. Raises DeclarationError for another database, or one in memory.
     """
     sync_engine = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
+    if sync_engine.dialect.name == "postgresql":
+        if store is None:
+            raise DeclarationError(
+                "which store's log is meant?", where="prepare", mend="prepare(engine, store=NAME_OF_THE_APP)"
+            )
+        from antiphon.store.postgres.foreign import Outbox
+
+        Outbox(store).attach(sync_engine)
+        return engine
     if not event.contains(sync_engine, "connect", _configure):
         line = _Line(_file_of(sync_engine))
         event.listen(sync_engine, "connect", _configure)
@@ -72,15 +84,24 @@ def prepare(engine: AnyEngine) -> AnyEngine:
 
 def read_only(engine: AnyEngine) -> AnyEngine:
     """A prepared *engine* whose transactions only read: they wait for nobody, and a write in them fails."""
-    return engine.execution_options(**{_READ_ONLY: True})
+    sync_engine = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
+    options = {"postgresql_readonly": True} if sync_engine.dialect.name == "postgresql" else {}
+    return engine.execution_options(**{_READ_ONLY: True}, **options)
 
 
-def ensure_tables(engine: Engine | AsyncEngine) -> None:
+def ensure_tables(engine: Engine | AsyncEngine, *, store: str | None = None) -> None:
     """Make Antiphon's tables in the engine's file, as the app's first start would. Raises StoreError.
 
-    Not needed where the app has run. It may wait for another process's transaction.
+    On PostgreSQL, in the schema of *store*. Not needed where the app has run. It may wait for another process's
+    transaction.
     """
-    path = _file_of(engine.sync_engine if isinstance(engine, AsyncEngine) else engine)
+    sync_engine = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
+    if sync_engine.dialect.name == "postgresql" and store is not None:
+        from antiphon.store.postgres.foreign import make_tables
+
+        make_tables(sync_engine, store)
+        return
+    path = _file_of(sync_engine)
     line = _Line(path)
     refuse_network_file_system(path)
     gate = line.gate()
@@ -134,13 +155,18 @@ def publish_sync(
         envelope, event_type = publisher.envelope(event, cause, traceparent)
     connection = session.connection()
     info = connection.info
-    if _PREPARED not in info:
+    outbox = info.get(_PREPARED)
+    if outbox is None:
         raise DeclarationError(
             "the session's engine is not prepared", where=str(connection.engine.url), mend="Call prepare(engine) first"
         )
     if connection.get_execution_options().get(_READ_ONLY):
         raise DeclarationError("the session is bound to read_only(engine)", where=event_type.name)
-    row = (*log_row(envelope, INTERNAL if event_type.domain else PUBLISHED), bucket_of(envelope.key, envelope.id))
+    row = log_row(envelope, INTERNAL if event_type.domain else PUBLISHED)
+    if not isinstance(outbox, _Line):
+        outbox.keep(connection, row)
+        return envelope.id
+    row = (*row, bucket_of(envelope.key, envelope.id))
     try:
         connection.exec_driver_sql(query("append"), row)
     except OperationalError as error:

@@ -17,6 +17,7 @@ import binascii
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Annotated, NoReturn
 from urllib.parse import quote, unquote, unquote_to_bytes
 
@@ -46,6 +47,8 @@ __all__ = [
 STRUCTURED = "application/cloudevents+json"
 BATCH = "application/cloudevents-batch+json"
 
+#: Names of types and services come again and again. So few are remembered that their size does not matter.
+_FEW = 128
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _SCHEMA_PREFIX = "urn:antiphon:event:"
@@ -227,7 +230,7 @@ def _event(envelope: Envelope, data: msgspec.Raw | None) -> _Event:
         source=_source_of(envelope.service),
         type=envelope.type,
         time=_rfc3339(envelope.time_ms),
-        dataschema=f"{_SCHEMA_PREFIX}{quote(envelope.type, safe='')}:{envelope.version}",
+        dataschema=_schema(envelope.type, envelope.version),
         datacontenttype="application/json",
         correlationid=envelope.correlation_id,
         service=envelope.service,
@@ -242,11 +245,18 @@ def _event(envelope: Envelope, data: msgspec.Raw | None) -> _Event:
     )
 
 
+@lru_cache(_FEW)
+def _schema(type_: str, version: int) -> str:
+    return f"{_SCHEMA_PREFIX}{quote(type_, safe='')}:{version}"
+
+
+@lru_cache(_FEW)
 def _rfc3339(time_ms: int) -> str:
     text = (_EPOCH + time_ms * _MILLISECOND).isoformat(timespec="milliseconds")
     return text.removesuffix("+00:00") + "Z"
 
 
+@lru_cache(_FEW)
 def _source_of(service: str) -> str:
     # A service that is no plain name is the source of an event from elsewhere, kept as it came.
     return service if any(mark in service for mark in "/:?#") else f"/{quote(service, safe='')}"
@@ -286,9 +296,9 @@ def _envelope(attributes: Attributes, data: bytes, prefix: str, received_ms: int
     envelope = Envelope(
         id=texts["id"],
         type=texts["type"],
-        version=_version(texts, prefix),
+        version=_version(texts.get("dataschema", ""), texts["type"], prefix),
         key=texts.get("subject"),
-        service=_service(texts),
+        service=_service(texts["source"], texts.get("service", "")),
         time_ms=_time_ms(texts["time"], f"{prefix}time") if "time" in texts else received_ms,
         data=data,
         correlation_id=texts.get("correlationid") or texts["id"],
@@ -319,19 +329,18 @@ def _check_attribute(name: str, value: object, prefix: str) -> None:
         _refuse(prefix + name, "an attribute is text, an integer, true or false")
 
 
-def _version(attributes: Mapping[str, str], prefix: str) -> int:
-    schema = attributes.get("dataschema", "")
+@lru_cache(_FEW)
+def _version(schema: str, type_: str, prefix: str) -> int:
     if not schema.startswith(_SCHEMA_PREFIX):
         return 1
     match = _SCHEMA.fullmatch(schema)
-    if match is None or unquote(match["type"]) != attributes["type"]:
+    if match is None or unquote(match["type"]) != type_:
         _refuse(f"{prefix}dataschema", f"{schema!r:.100} is not the schema of a version of this type")
     return int(match["version"])
 
 
-def _service(attributes: Mapping[str, str]) -> str:
-    source = attributes["source"]
-    service = attributes.get("service", "")
+@lru_cache(_FEW)
+def _service(source: str, service: str) -> str:
     # The extension counts only where it agrees with the source; elsewhere it is someone else's word.
     if service and _source_of(service) == source:
         return service

@@ -30,6 +30,8 @@ class Tansu(Server):
         self._storage = Moto()
         #: The port by which clients are told to reach it.
         self.advertised = self.port
+        #: Whether clients have to say who they are.
+        self.asks_who = False
 
     @classmethod
     def is_there(cls) -> bool:
@@ -41,7 +43,8 @@ class Tansu(Server):
         """The rest of it is said by the environment."""
         listens, tells = (f"tcp://127.0.0.1:{port}" for port in (self.port, self.advertised))
         place = ("--storage-engine", f"s3://{_BUCKET}/")
-        return (str(_program()), "broker", "--listener-url", listens, "--advertised-listener-url", tells, *place)
+        asks = ("--authentication",) if self.asks_who else ()
+        return (str(_program()), "broker", "--listener-url", listens, "--advertised-listener-url", tells, *place, *asks)
 
     def environment(self) -> Mapping[str, str]:
         """Where its S3 is."""

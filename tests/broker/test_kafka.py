@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
+import ssl
 import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
+from typing import cast
 
 import pytest
 from cloudevents.core.bindings.kafka import KafkaMessage, from_kafka, to_binary, to_structured
@@ -17,7 +20,7 @@ from cloudevents.core.v1.event import CloudEvent
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
 from antiphon.broker.connecting import bus_at
-from antiphon.broker.kafka import KafkaBus
+from antiphon.broker.kafka import KafkaBus, removable
 from antiphon.broker.librdkafka import counts_in, settings_of
 from antiphon.errors import BusError, DeclarationError
 from antiphon.model.envelope import Envelope
@@ -25,6 +28,7 @@ from antiphon.model.retry import days
 from antiphon.ports import LoggedEvent, Unreadable
 from antiphon.runtime.clock import SystemClock
 from antiphon.store.sqlite.store import SqliteStore
+from antiphon.testing.clock import VirtualClock
 from antiphon.testing.conformance.bus import A, B, Reader
 from antiphon.testing.conformance.kit import envelope, log_of, numbers
 from antiphon.testing.kafka import PRODUCE, KafkaServer
@@ -56,7 +60,8 @@ async def cluster() -> AsyncIterator[KafkaServer]:
 @asynccontextmanager
 async def bus_of(url: str) -> AsyncIterator[KafkaBus]:
     """An open bus on the topic."""
-    bus = bus_at(f"{url}?name={TOPIC.partition('.')[2]}", "", keep=days(7))(Path(), clock=SystemClock(), owner="one")
+    name = f"{'&' if '?' in url else '?'}name={TOPIC.partition('.')[2]}"
+    bus = bus_at(f"{url}{name}", "", keep=days(7))(Path(), clock=SystemClock(), owner="one")
     assert isinstance(bus, KafkaBus)
     try:
         await bus.open()
@@ -407,6 +412,28 @@ async def received(bus: KafkaBus, count: int) -> list[LoggedEvent | Unreadable]:
         undo()
 
 
+def test_what_is_removed_has_been_taken_by_all_and_is_old() -> None:
+    """A group that has no offset in a partition has taken nothing of it."""
+    assert removable([{0: 9, 1: 4, 2: 7, 3: 3}, {0: 5, 1: 8, 3: 0}], {0: 7, 1: -1, 2: -1, 3: 2}) == {0: 5, 1: 4}
+    assert removable([{0: 9}], {0: 0}) == {}
+
+
+async def test_a_cluster_that_removes_nothing_stops_no_receiver(cluster: KafkaServer) -> None:
+    """What cannot be removed stays: a receiver that says how far it is goes on."""
+    clock = VirtualClock()
+    make = bus_at(f"{cluster.url}?name={TOPIC.partition('.')[2]}", "", keep=days(7))
+    bus = make(Path(), clock=clock, owner="one")
+    try:
+        await bus.open()
+        await bus.expect({"receiver": [A]})
+        await clock.advance(3_600)
+        await bus.report("receiver", 5)
+        with pytest.raises(BusError, match="cannot remove what is old"):
+            await cast("KafkaBus", bus).purge(clock.now_ms())
+    finally:
+        await bus.close()
+
+
 # ------------------------------------------------------------------ where it is
 
 
@@ -443,6 +470,47 @@ def test_an_option_that_is_none(query: str, says: str) -> None:
     with pytest.raises(DeclarationError, match=says) as raised:
         make(Path(), clock=SystemClock(), owner="one")
     assert "secret" not in str(raised.value)
+
+
+async def test_a_user_whom_the_cluster_refuses() -> None:
+    """The error says why it cannot be used, and not the password."""
+    require("Tansu", Tansu.is_there())
+    server = Tansu()
+    server.asks_who = True
+    try:
+        await server.start()
+        with pytest.raises(BusError, match=r"it cannot be reached: .*SASL.* authentication failed") as raised:
+            async with bus_of(server.url.replace("://", "://me:secret@") + "?sasl=SCRAM-SHA-512"):
+                pass
+    finally:
+        server.close()
+    assert "secret" not in str(raised.value)
+
+
+async def test_an_encrypted_connection(tmp_path: Path) -> None:
+    """``kafka+ssl://`` with the certificate of who signed the cluster's; without it, the cluster is not trusted."""
+    require("openssl", shutil.which("openssl") is not None)
+    require("Kafka's mock cluster", KafkaServer.is_there())
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    made = await asyncio.create_subprocess_exec(
+        *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"),
+        *("-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)),
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    assert await made.wait() == 0
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    async with running(KafkaServer) as server, line_to(server.url, context) as line:
+        assert isinstance(server, KafkaServer)
+        await server.make_topic(TOPIC, PARTITIONS)
+        await server.advertise(line.port)
+        url = line.url.replace("kafka://", "kafka+ssl://")
+        async with bus_of(f"{url}?ca={certificate}") as bus:
+            await bus.send("s", 0, 1, [envelope(1)])
+            assert await Reader(bus).until(1) == [1]
+        with pytest.raises(BusError, match="it cannot be reached"):
+            async with bus_of(url):
+                pass
 
 
 async def test_a_password_is_told_to_nobody(caplog: pytest.LogCaptureFixture) -> None:

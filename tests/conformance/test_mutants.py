@@ -58,6 +58,7 @@ MUTANTS = [
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a mutant never brings is not waited for long."""
     monkeypatch.setattr("antiphon.testing.conformance.bus._PATIENCE_S", 2.0)
+    monkeypatch.setattr("antiphon.testing.conformance.load.PATIENCE_S", 2.0)
 
 
 async def survives(folder: Path) -> bool:

@@ -1,15 +1,14 @@
-"""The PostgreSQL store and bus keep what the ports promise."""
+"""The PostgreSQL store and bus keep what the ports promise, also while the line to the server breaks."""
 
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from antiphon.ports import Bus, Clock, Store
-from antiphon.testing.clock import ServerTime
-from antiphon.testing.conformance import BUS_CHECKS, STORE_CHECKS, BusCheck, MakeBus, MakeStore, StoreCheck
-from tests.store.postgres import database, name_of
+from antiphon.testing.conformance.engines import Engine
+from tests.conformance.kit import check_called, promises
+from tests.servers import engine_called
+from tests.store.postgres import database
 
 pytestmark = pytest.mark.anyio
 
@@ -21,40 +20,7 @@ def url() -> Iterator[str]:
         yield found
 
 
-@pytest.fixture
-def make_store(url: str) -> MakeStore:
-    """A store on a schema of the path's name."""
-    from antiphon.store.postgres.connection import address
-    from antiphon.store.postgres.store import PostgresStore
-
-    servers: dict[Path, ServerTime] = defaultdict(ServerTime)
-
-    def make(path: Path, *, clock: Clock, owner: str) -> Store:
-        where = address(url, name_of(path))
-        return PostgresStore(where, clock=clock, owner=owner, server_ms=servers[path].ms(clock))
-
-    return make
-
-
-@pytest.fixture
-def make_bus(url: str) -> MakeBus:
-    """A bus on a schema of the path's name."""
-    from antiphon.store.postgres.bus import PostgresBus
-    from antiphon.store.postgres.connection import address
-
-    def make(path: Path, *, clock: Clock, owner: str) -> Bus:
-        return PostgresBus(address(url, name_of(path)), clock=clock, owner=owner)
-
-    return make
-
-
-@pytest.mark.parametrize("check", STORE_CHECKS, ids=lambda check: check.__name__)
-async def test_store(check: StoreCheck, make_store: MakeStore, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("engine", "name"), promises([engine_called("postgres")]))
+async def test_postgres(engine: Engine, name: str, url: str, tmp_path: Path) -> None:
     """The promise in the check's own docstring."""
-    await check(make_store, tmp_path)
-
-
-@pytest.mark.parametrize("check", BUS_CHECKS, ids=lambda check: check.__name__)
-async def test_bus(check: BusCheck, make_bus: MakeBus, tmp_path: Path) -> None:
-    """The promise in the check's own docstring."""
-    await check(make_bus, tmp_path)
+    await check_called(name, engine, url)(tmp_path)

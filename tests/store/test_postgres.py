@@ -14,10 +14,8 @@ import pytest
 from antiphon.errors import DeclarationError, StoreError, StoreVersion
 from antiphon.ports import PUBLISHED, LoggedEvent
 from antiphon.runtime.clock import SystemClock
-from antiphon.runtime.runtime import Runtime
-from antiphon.service import Service
 from antiphon.store.rows import log_row
-from antiphon.testing.conformance.kit import A, envelope, handler
+from antiphon.testing.conformance.kit import envelope, handler
 from tests.store.postgres import database, name_of
 
 if TYPE_CHECKING:
@@ -354,18 +352,3 @@ async def test_postgresql_understands_every_block(store: PostgresStore) -> None:
             except psycopg.Error as error:
                 wrong[name] = str(error).partition("\n")[0]
     assert wrong == {}
-
-
-def test_a_session_is_refused_at_the_start(tmp_path: Path) -> None:
-    """A handler that asks for one is told so before it runs, not event by event."""
-    pytest.importorskip("sqlalchemy")
-    from sqlalchemy.ext.asyncio import AsyncSession
-
-    asking = Service("asking")
-
-    @asking.on(A)
-    async def work(event: A, session: AsyncSession) -> None:
-        await session.flush()
-
-    with pytest.raises(DeclarationError, match=r"asking\.work"):
-        Runtime("app", [asking.spec], data=tmp_path, store="postgresql://nowhere/app")

@@ -15,6 +15,9 @@ from antiphon.ports import LoggedEvent, Unreadable
 
 _READ_AHEAD = 1_024
 _CANCEL_AGAIN_S = 0.05
+#: Who has just taken all that there was waits so long before it is given more: events that come one by one share a
+#: commit, and all that follows from it. One that comes alone is given at once.
+_LINGER_S = 0.002
 #: How long a server may take to answer.
 PATIENCE_S = 5.0
 AGAIN = "It is tried again once a second"
@@ -94,7 +97,9 @@ class Feed:
             self._filling.cancel()
             await asyncio.wait([self._filling], timeout=_CANCEL_AGAIN_S)
 
-    def _broke(self, _: object) -> None:
+    def _broke(self, filling: asyncio.Future[None]) -> None:
+        if not filling.cancelled():
+            filling.exception()  # whoever receives next is told; nobody may do so any more
         self._moved.set()
         self._wake()
 
@@ -111,9 +116,14 @@ class Feeds(ABC):
         self._where = where
         self._feeds: dict[str, Feed] = {}
         self._wakes: dict[object, Callable[[], None]] = {}
+        self._closed = False
+        # When each receiver was given less than it asked for.
+        self._lately: dict[str, float] = {}
 
     async def receive(self, receiver: str, after: Mapping[str, int], limit: int) -> Sequence[LoggedEvent | Unreadable]:
         """The next events of each type after its position. Raises BusError."""
+        if self._closed:
+            raise BusError("it is closed", where=self._where)
         feed = self._feeds.get(receiver)
         if feed is not None and feed.error is not None:
             del self._feeds[receiver]
@@ -122,10 +132,15 @@ class Feeds(ABC):
             if feed is not None:
                 await feed.close()
             feed = self._feeds[receiver] = Feed(receiver, after, self._fill, self._wake)
-        if found := feed.take(after, limit):
-            return found
-        await feed.reach(await self._newest())
-        return feed.take(after, limit)
+        if self._lately.get(receiver, 0.0) + _LINGER_S > asyncio.get_running_loop().time():
+            await asyncio.sleep(_LINGER_S)
+        found = feed.take(after, limit)
+        if not found:
+            await feed.reach(await self._newest())
+            found = feed.take(after, limit)
+        if 0 < len(found) < limit:
+            self._lately[receiver] = asyncio.get_running_loop().time()
+        return found
 
     def listen(self, types: Iterable[str], wake: Callable[[], None]) -> Callable[[], None]:
         """Call *wake* when something may have arrived."""
@@ -155,16 +170,25 @@ class Feeds(ABC):
             wake()
 
     async def _close_feeds(self) -> None:
+        """Read no more, whoever still asks for it."""
+        self._closed = True
         await asyncio.gather(*(feed.close() for feed in self._feeds.values()))
         self._feeds.clear()
 
     @asynccontextmanager
     async def _translated(self, what: str, *errors: type[Exception]) -> AsyncIterator[None]:
-        """Raise BusError for *errors*, and for a server that does not answer or is not there."""
+        """Raise BusError for *errors*, and for a server that does not answer or is not there. A cancellation that a
+        client swallows (redis-py does, while it sends) comes afterwards."""
         expected: tuple[type[Exception], ...] = (OSError, TimeoutError, *errors)
+        task = asyncio.current_task()
+        cancelled = task.cancelling() if task is not None else 0
         try:
             async with asyncio.timeout(PATIENCE_S):
                 yield
         except expected as error:
+            if task is not None and task.cancelling() > cancelled:
+                raise asyncio.CancelledError from error
             reason = str(error) or type(error).__name__
             raise BusError(f"it {what}: {reason}", where=self._where, mend=AGAIN) from error
+        if task is not None and task.cancelling() > cancelled:
+            raise asyncio.CancelledError

@@ -37,6 +37,8 @@ log = logging.getLogger("antiphon.broker")
 
 _T = TypeVar("_T")
 _PURGE_EVERY_MS = 600_000
+#: How long the library may take to ask for the topics: a little less than what waits for it.
+_ASK_S = PATIENCE_S - 1
 _PREFIX = "ce_"
 _PARTITIONS = 12
 _UNKNOWN = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.GROUP_ID_NOT_FOUND)
@@ -132,21 +134,21 @@ class KafkaBus(NumberedFeeds[tuple[int, int]]):
         admin = self._administration()
         async with self._told("cannot remove what is old"):
             listed = await _done(admin.list_consumer_groups())
+            if listed.errors:
+                # Those that are not told may have taken less.
+                raise KafkaException(listed.errors[0])
             groups = [each.group_id for each in listed.valid if each.group_id.startswith(f"{self._topic}.")]
-            taken: dict[int, int] = {}
-            for group in groups:
-                for place in await self._committed(group, None):
-                    taken[place.partition] = min(place.offset, taken.get(place.partition, place.offset))
-            partitions = [TopicPartition(self._topic, number) for number in taken]
-            young = admin.list_offsets(dict.fromkeys(partitions, OffsetSpec.for_timestamp(before_ms)))
-            limits = []
-            for place, found in young.items():
-                offset = (await _done(found)).offset
-                upto = taken[place.partition] if offset < 0 else min(offset, taken[place.partition])
-                if upto > 0:
-                    limits.append(TopicPartition(self._topic, place.partition, upto))
-            if limits:
-                await asyncio.gather(*map(_done, admin.delete_records(limits).values()))
+            offsets = {group: await self._committed(group, None) for group in groups}
+            for group, places in offsets.items():
+                # Kafka forgets the offsets of a group that has had no member for long; of this, it has just heard.
+                await self._commit(group, places)
+            taken = [{place.partition: place.offset for place in places} for places in offsets.values()]
+            time = OffsetSpec.for_timestamp(before_ms)
+            asked = {TopicPartition(self._topic, number): time for each in taken[:1] for number in each}
+            young = {place.partition: (await _done(f)).offset for place, f in admin.list_offsets(asked).items()}
+            old = [TopicPartition(self._topic, number, upto) for number, upto in removable(taken, young).items()]
+            if old:
+                await asyncio.gather(*map(_done, admin.delete_records(old).values()))
 
     async def destroy(self, receivers: Iterable[str]) -> None:
         """Remove the topic and the groups of *receivers*. Raises BusError."""
@@ -170,8 +172,16 @@ class KafkaBus(NumberedFeeds[tuple[int, int]]):
     async def _topics(self) -> Mapping[str, Any]:
         """The topics that there are. Raises BusError if no broker answers."""
         admin = self._administration()
+
+        def ask() -> Any:
+            try:
+                return admin.list_topics(timeout=_ASK_S)
+            finally:
+                # Why it cannot comes to `_failed` by this.
+                admin.poll(0)
+
         async with self._told("cannot be reached"):
-            found = await self._clock.run_blocking(lambda: admin.list_topics(timeout=PATIENCE_S))
+            found = await self._clock.run_blocking(ask)
         self._trouble = None
         return dict(found.topics)
 
@@ -201,11 +211,14 @@ class KafkaBus(NumberedFeeds[tuple[int, int]]):
             return
         earliest = admin.list_offsets(dict.fromkeys(new, _EARLIEST))
         places = [TopicPartition(self._topic, each.partition, (await _done(f)).offset) for each, f in earliest.items()]
-        group = ConsumerGroupTopicPartitions(self._group(receiver), places)
+        await self._commit(self._group(receiver), places)
+
+    async def _commit(self, group: str, places: list[TopicPartition]) -> None:
+        """Commit offsets of a group that does not run: one that does commits its own."""
+        asked = ConsumerGroupTopicPartitions(group, places)
         try:
-            await _done(admin.alter_consumer_group_offsets([group])[group.group_id])
+            await _done(self._administration().alter_consumer_group_offsets([asked])[group])
         except KafkaException as error:
-            # It runs: then it begins with the earliest by itself.
             if error.args[0].code() not in (KafkaError.UNKNOWN_MEMBER_ID, KafkaError.REBALANCE_IN_PROGRESS):
                 raise
 
@@ -235,7 +248,10 @@ class KafkaBus(NumberedFeeds[tuple[int, int]]):
             async with self._translated(what, KafkaException, BufferError):
                 yield
         except BusError as error:
-            if self._trouble is None or not isinstance(error.__cause__, TimeoutError):
+            cause = error.__cause__
+            if isinstance(cause, KafkaException) and cause.args[0].code() != KafkaError._TRANSPORT:
+                raise
+            if self._trouble is None:
                 raise
             raise BusError(f"it {what}: {self._trouble}", where=self._where, mend=AGAIN) from error
 
@@ -272,6 +288,18 @@ class KafkaBus(NumberedFeeds[tuple[int, int]]):
         except InvalidEvent as error:
             return Unreadable(seq, body, error)
         return LoggedEvent(seq, event) if event.type in types else None
+
+
+def removable(taken: Sequence[Mapping[int, int]], young: Mapping[int, int]) -> dict[int, int]:
+    """Up to which offset each partition can be removed: *taken* are the groups' offsets by partition, *young* the first
+    ones that are too young for it (-1: none is)."""
+    found = {}
+    for partition, youngest in young.items():
+        limits = [each.get(partition, 0) for each in taken]
+        upto = min([*limits, youngest] if youngest >= 0 else limits)
+        if upto > 0:
+            found[partition] = upto
+    return found
 
 
 def _record(event: Envelope) -> tuple[bytes, bytes, list[Header]]:

@@ -150,6 +150,7 @@ def settings_of(url: str) -> dict[str, Any]:
     settings = {
         "bootstrap.servers": servers,
         "security.protocol": ("sasl_" if login else "") + ("ssl" if encrypted else "plaintext"),
+        "reconnect.backoff.ms": 250,
         "reconnect.backoff.max.ms": 1_000,
         "socket.keepalive.enable": True,
         # What is wrong comes to `_failed`.

@@ -1,39 +1,41 @@
 """NATS JetStream as the bus: one stream, read by position.
 
-An event lies at the subject ``antiphon.<name>.<service>.<Type>`` as CloudEvents says for NATS: attributes as headers
-``ce-...``, the data as payload. A receiver's position is the stream's sequence number, kept in its own store and moved
-with the events in one transaction, so there is nothing to acknowledge. The message id is the event's: JetStream drops
-what a sender repeats within two minutes, the inbox whatever is repeated later.
+An event lies at the subject ``antiphon.<name>.<service>.<Type>`` as a CloudEvent in structured JSON: headers are dear
+to read for the client, so there are three. Events of others may have their attributes as headers ``ce-...`` just as
+well. A receiver's position is the stream's sequence number, kept in its own store and moved with the events in one
+transaction, so there is nothing to acknowledge. The message id is the event's: JetStream drops what a sender repeats
+within two minutes, the inbox whatever is repeated later. Events of one key wait for each other's confirmation.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from datetime import timedelta
 
 import nats
 from nats.aio.client import Client
-from nats.aio.msg import Msg
 from nats.js import JetStreamContext, api
 from nats.js.errors import KeyNotFoundError, NoKeysError, NotFoundError
 
 from antiphon.broker.feed import AGAIN, PATIENCE_S, Feed, Feeds
+from antiphon.broker.jetstream import Confirmations, place_of, pulled
 from antiphon.broker.naming import quoted, shown
+from antiphon.broker.waves import waves
 from antiphon.errors import BusError, InvalidEvent
 from antiphon.model.envelope import Envelope
 from antiphon.model.retry import milliseconds
 from antiphon.ports import Ability, Clock, LoggedEvent, Unreadable
-from antiphon.wire import from_message, to_binary
+from antiphon.wire import STRUCTURED, from_message, to_structured
 
-_CHUNK = 256
 _FETCH_S = 30.0
 _PURGE_EVERY_MS = 600_000
 #: Left of the server's limit for the headers of a message.
 _HEADERS = 16 * 1024
 #: The stream positions of the pieces of data that is larger than the server takes in one message.
 _PIECES = "antiphon-pieces"
+#: The type of an event of ours: who has no use for it need not read it.
+_TYPE = "antiphon-type"
 
 
 class NatsBus(Feeds):
@@ -50,6 +52,8 @@ class NatsBus(Feeds):
         self._keep_ms = milliseconds(keep)
         self._purged_ms = clock.now_ms()
         self._client: Client | None = None
+        self._stream_client: JetStreamContext | None = None
+        self._sending: Confirmations | None = None
 
     async def open(self) -> None:
         """Connect; the client connects again by itself from then on. Raises BusError."""
@@ -66,11 +70,16 @@ class NatsBus(Feeds):
                 error_cb=_nothing,
                 disconnected_cb=self._lost,
             )
+        # One for all calls: each listens for the answers to what it has sent.
+        self._stream_client = self._client.jetstream(timeout=PATIENCE_S)
+        self._sending = Confirmations(self._client, self._where)
+        async with self._translated("cannot be listened to", nats.errors.Error):
+            await self._sending.open()
 
     async def close(self) -> None:
         """Disconnect. Idempotent."""
         await self._close_feeds()
-        client, self._client = self._client, None
+        client, self._client, self._stream_client = self._client, None, None
         if client is not None:
             await client.close()
 
@@ -88,22 +97,20 @@ class NatsBus(Feeds):
 
     async def send(self, sender: str, after_seq: int, upto_seq: int, events: Sequence[Envelope]) -> int:
         """Publish all of *events*; returns when the stream holds each. Raises BusError."""
-        js = self._js()
-        acks: list[asyncio.Future[api.PubAck]] = []
-        async with self._translated("has not confirmed", nats.errors.Error):
-            try:
-                for event in events:
-                    headers, body = to_binary(event)
-                    if len(body) > self._largest:
-                        headers[_PIECES], body = await self._in_pieces(body), b""
-                    headers[api.Header.MSG_ID] = event.id
-                    subject = f"{self._prefix}.{quoted(event.service)}.{quoted(event.type)}"
-                    acks.append(await js.publish_async(subject, body, headers=headers))
-                await asyncio.gather(*acks)
-            finally:
-                for ack in acks:
-                    ack.cancel()
+        self._js()
+        assert self._sending is not None
+        for wave in waves(events):
+            async with self._translated("has not confirmed", nats.errors.Error):
+                await self._sending.publish([await self._message(event) for event in wave], PATIENCE_S)
         return upto_seq
+
+    async def _message(self, event: Envelope) -> tuple[str, bytes, dict[str, str]]:
+        """Subject, data and headers of an event."""
+        headers = {"content-type": STRUCTURED, _TYPE: quoted(event.type), api.Header.MSG_ID.value: event.id}
+        body = to_structured(event)
+        if len(body) > self._largest:
+            headers[_PIECES], body = await self._in_pieces(body), b""
+        return f"{self._prefix}.{quoted(event.service)}.{headers[_TYPE]}", body, headers
 
     async def position(self, sender: str) -> int | None:
         """Nothing: the sender's note counts."""
@@ -156,12 +163,15 @@ class NatsBus(Feeds):
             return (await js.stream_info(self._stream)).state.last_seq
 
     def _js(self) -> JetStreamContext:
-        if self._client is None:
-            raise BusError("it is not connected", where=self._where)
-        return self._client.jetstream(timeout=PATIENCE_S)
+        if self._stream_client is None or self._client is None or not self._client.is_connected:
+            raise BusError("it is not connected", where=self._where, mend=AGAIN)
+        return self._stream_client
 
     async def _lost(self) -> None:
-        """What was on its way to a feed is lost with the connection; the feed is made anew from its position."""
+        """What was on its way is lost with the connection: a feed is made anew from its position, what was not
+        confirmed is sent again."""
+        if self._sending is not None:
+            self._sending.lost()
         for feed in self._feeds.values():
             feed.fail(BusError("the connection was lost", where=self._where, mend=AGAIN))
 
@@ -177,26 +187,21 @@ class NatsBus(Feeds):
         return ",".join([str((await self._js().publish(subject, piece)).seq) for piece in pieces])
 
     async def _fill(self, feed: Feed) -> None:
-        js = self._js()
-        read_from = feed.position + 1
-        subscription = await js.pull_subscribe(
-            f"{self._prefix}.>",
-            stream=self._stream,
-            config=api.ConsumerConfig(
-                deliver_policy=api.DeliverPolicy.BY_START_SEQUENCE,
-                opt_start_seq=read_from,
-                ack_policy=api.AckPolicy.NONE,
-                inactive_threshold=2 * _FETCH_S,
-            ),
+        js, client = self._js(), self._client
+        assert client is not None
+        config = api.ConsumerConfig(
+            deliver_policy=api.DeliverPolicy.BY_START_SEQUENCE,
+            opt_start_seq=feed.position + 1,
+            ack_policy=api.AckPolicy.NONE,
+            inactive_threshold=2 * _FETCH_S,
         )
+        async with self._translated("cannot be consumed", nats.errors.Error):
+            consumer = (await js.add_consumer(self._stream, config)).name
+        types = frozenset(map(quoted, feed.types))
         delivered = 0
-        while True:
-            try:
-                messages = await subscription.fetch(_CHUNK, timeout=_FETCH_S)
-            except TimeoutError:
-                continue
-            for message in messages:
-                place = message.metadata.sequence
+        async with aclosing(pulled(client, self._stream, consumer, _FETCH_S)) as messages:
+            async for message in messages:
+                place = place_of(message)
                 delivered += 1
                 if place.consumer != delivered:
                     raise BusError(
@@ -204,15 +209,15 @@ class NatsBus(Feeds):
                         where=self._where,
                         mend="It is read again from there",
                     )
-                await feed.put(place.stream, await self._event(message, feed.types))
+                headers = message.headers or {}
+                skipped = headers.get(_TYPE, "") not in ("", *types) or message.subject == f"{self._prefix}.pieces"
+                event = None if skipped else await self._event(place.stream, headers, message.data, feed.types)
+                await feed.put(place.stream, event)
 
-    async def _event(self, message: Msg, types: frozenset[str]) -> LoggedEvent | Unreadable | None:
+    async def _event(
+        self, seq: int, headers: dict[str, str], body: bytes, types: frozenset[str]
+    ) -> LoggedEvent | Unreadable | None:
         """What a message is to a receiver of *types*."""
-        seq, body, headers = message.metadata.sequence.stream, message.data, message.headers or {}
-        if message.subject == f"{self._prefix}.pieces":
-            return None
-        if headers.get("ce-type", "") not in ("", *types):
-            return None
         if places := headers.pop(_PIECES, ""):
             body = await self._joined(places)
         try:

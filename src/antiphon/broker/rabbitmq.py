@@ -1,8 +1,10 @@
 """RabbitMQ as the bus: a topic exchange, a quorum queue for each service that receives.
 
-A message is what CloudEvents says for AMQP: attributes as application properties ``cloudEvents:...``, the data as body;
-its routing key is the event's type. Publishing is confirmed, messages are persistent. A queue has one active consumer,
-so it comes in order, also where several processes run one service; the broker counts nothing and drops nothing.
+A message is a CloudEvent in structured JSON; others may send theirs with the attributes as application properties
+``cloudEvents:...`` just as well, which cost the client twice as much. Its routing key is the event's type. Publishing
+is confirmed, events of one key wait for each other's confirmation, messages are persistent. A queue has one active
+consumer, so it comes in order, also where several processes run one service; the broker counts nothing and drops
+nothing.
 
 RabbitMQ has no positions: see ``numbered``.
 """
@@ -22,10 +24,11 @@ from pamqp.commands import Basic
 from antiphon.broker.feed import AGAIN, Feed
 from antiphon.broker.naming import quoted, shown
 from antiphon.broker.numbered import NumberedFeeds
+from antiphon.broker.waves import waves
 from antiphon.errors import BusError, InvalidEvent
 from antiphon.model.envelope import Envelope
 from antiphon.ports import Ability, Clock, LoggedEvent, Unreadable
-from antiphon.wire import from_attributes, from_message, to_attributes
+from antiphon.wire import STRUCTURED, from_attributes, from_message, to_structured
 
 _PREFETCH = 1_024
 _PREFIXES = ("cloudEvents:", "cloudEvents_")
@@ -74,11 +77,11 @@ class RabbitBus(NumberedFeeds[int]):
     async def send(self, sender: str, after_seq: int, upto_seq: int, events: Sequence[Envelope]) -> int:
         """Publish all of *events*; returns when every queue holds each. Raises BusError."""
         channel = await self._channel()
-        async with self._translated("has not confirmed", *_ERRORS):
-            # In order: a channel takes one after the other, in the order in which they were begun.
-            confirms = await asyncio.gather(*(self._publish(channel, event) for event in events))
-        if refused := [each for each in confirms if not isinstance(each, Basic.Ack)]:
-            raise BusError(f"it refused {len(refused)} of {len(events)} events", where=self._where)
+        for wave in waves(events):
+            async with self._translated("has not confirmed", *_ERRORS):
+                confirms = await asyncio.gather(*(self._publish(channel, event) for event in wave))
+            if refused := [each for each in confirms if not isinstance(each, Basic.Ack)]:
+                raise BusError(f"it refused {len(refused)} of {len(wave)} events", where=self._where)
         return upto_seq
 
     async def destroy(self, receivers: Iterable[str]) -> None:
@@ -115,15 +118,14 @@ class RabbitBus(NumberedFeeds[int]):
         return arguments
 
     async def _publish(self, channel: AbstractChannel, event: Envelope) -> Any:
-        attributes, body = to_attributes(event)
-        properties = Basic.Properties(
-            content_type=attributes.pop("datacontenttype"),
-            delivery_mode=_PERSISTENT,
-            message_id=event.id,
-            headers={f"{_PREFIXES[0]}{name}": value for name, value in attributes.items()},
-        )
+        properties = Basic.Properties(content_type=STRUCTURED, delivery_mode=_PERSISTENT, message_id=event.id)
+        # It waits for the confirmation, but not for the socket to have taken each message before the next.
         return await channel.basic_publish(
-            body, exchange=self._exchange, routing_key=quoted(event.type), properties=properties
+            to_structured(event),
+            exchange=self._exchange,
+            routing_key=quoted(event.type),
+            properties=properties,
+            wait=False,  # type: ignore[call-arg]
         )
 
     async def _confirm(self, receiver: str, tags: Sequence[int]) -> None:

@@ -29,7 +29,8 @@ from antiphon.wire import from_structured, to_structured
 log = logging.getLogger("antiphon.broker")
 
 _CHUNK = 256
-_BLOCK_MS = 5_000
+#: Well below what the client waits for an answer: that nothing comes is no error.
+_BLOCK_MS = 2_000
 _PURGE_EVERY_MS = 600_000
 #: An id is ``<ms>-<n>``: as one number, with room for so many bits of n.
 _SHIFT = 20
@@ -60,7 +61,7 @@ class RedisBus(Feeds):
         self._keep_ms = milliseconds(keep)
         self._purged_ms = clock.now_ms()
         # What its commands return is typed as everything that it could be in any version of the protocol.
-        self._client: Any = Redis.from_url(url, socket_connect_timeout=PATIENCE_S)
+        self._client: Any = Redis.from_url(url, socket_connect_timeout=PATIENCE_S, socket_timeout=PATIENCE_S)
         self._script = self._client.register_script(_SEND)
 
     async def open(self) -> None:

@@ -129,7 +129,7 @@ class Caller:
     @cached_property
     def session_of(self) -> SessionOf:
         """Makes sessions on a unit; SQLAlchemy is imported when the first route asks for one."""
-        from antiphon.store.sqlite.sessions import Sessions
+        from antiphon.store.sessions import Sessions
 
         return Sessions()
 

@@ -36,6 +36,7 @@ from antiphon.runtime.worker import Worker
 from antiphon.store.base import SqlStore
 from antiphon.store.bus import LogBus
 from antiphon.store.engines import BUS, engine_at
+from antiphon.store.sessions import DIALECTS as SESSIONS
 from antiphon.store.sqlite.place import LocalPlace, PlaceOf
 
 log = logging.getLogger("antiphon.runtime")
@@ -90,7 +91,7 @@ class Runtime:
         self.max_payload = max_payload
         self._retention = retention
         self._engine = engine_at(store, data, place_of)
-        if store is not None:
+        if self._engine.dialect not in SESSIONS:
             _refuse_sessions(self.specs)
         self._place_of = place_of
         self._make_bus = make_bus
@@ -232,7 +233,7 @@ class Runtime:
         publisher = Publisher(handler.service, self.clock, allowed, handler.name, self.max_payload, replies)
         session_of = None
         if any(kind == "session" for _, kind in handler.parameters):
-            from antiphon.store.sqlite.sessions import Sessions
+            from antiphon.store.sessions import Sessions
 
             session_of = Sessions()
         slots = self._slots.setdefault(handler.name, Slots(handler.concurrency))
@@ -361,13 +362,13 @@ class Runtime:
 
 
 def _refuse_sessions(specs: Sequence[ServiceSpec]) -> None:
-    """Raise DeclarationError for what asks for an AsyncSession: there is one on SQLite files only."""
+    """Raise DeclarationError for what asks for an AsyncSession, which this database has none of."""
     for spec in specs:
         asking = [each.name for each in spec.handlers if any(kind == "session" for _, kind in each.parameters)]
         asking += [each.path for each in spec.routes if any(kind == "session" for _, kind in each.injected)]
         if asking:
             raise DeclarationError(
-                "asks for an AsyncSession, which there is on SQLite files only",
+                "asks for an AsyncSession, which there is on SQLite and PostgreSQL only",
                 where=f"{spec.name}: {', '.join(asking)}",
-                mend="Ask for a Transaction, or keep the stores in files",
+                mend="Ask for a Transaction, or keep the stores there",
             )

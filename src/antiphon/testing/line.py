@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from ssl import SSLContext
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -12,14 +13,19 @@ Way = Literal["there", "back"]
 
 
 class Line:
-    """A line to the server at *url*. `cut` breaks every connection, and refuses new ones until `mend`."""
+    """A line to the server at *url*. `cut` breaks every connection, and refuses new ones until `mend`.
 
-    def __init__(self, url: str) -> None:
+    *encrypted*: it is, on the program's side.
+    """
+
+    def __init__(self, url: str, encrypted: SSLContext | None = None) -> None:
         self._target = urlsplit(url)
+        self._encrypted = encrypted
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._closed_way: Way | None = None
+        self._still_through = 0
         self._held = asyncio.Event()
         self.port = 0
         #: How many connections were broken.
@@ -45,12 +51,14 @@ class Line:
         """Let connections through, again or at first."""
         self._closed_way = None
         self.delay_s = 0.0
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port, ssl=self._encrypted)
         self.port = self._server.sockets[0].getsockname()[1]
 
-    def close_way(self, way: Way) -> None:
-        """Lose what goes *there* (what is asked) or *back* (what is answered) from now on; connections stay open."""
+    def close_way(self, way: Way, after: int = 0) -> None:
+        """Lose what goes *there* (what is asked) or *back* (what is answered) from now on, or when *after* pieces have
+        gone through; connections stay open."""
         self._closed_way = way
+        self._still_through = after
         self._held.clear()
 
     async def lost(self) -> None:
@@ -91,17 +99,19 @@ class Line:
             if self.delay_s:
                 await asyncio.sleep(self.delay_s)
             if way == self._closed_way:
-                self._held.set()
-                continue
+                self._still_through -= 1
+                if self._still_through < 0:
+                    self._held.set()
+                    continue
             writer.write(data)
             await writer.drain()
         writer.close()
 
 
 @asynccontextmanager
-async def line_to(url: str) -> AsyncIterator[Line]:
+async def line_to(url: str, encrypted: SSLContext | None = None) -> AsyncIterator[Line]:
     """A line to the server at *url*."""
-    line = Line(url)
+    line = Line(url, encrypted)
     await line.mend()
     try:
         yield line

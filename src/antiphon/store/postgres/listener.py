@@ -28,6 +28,11 @@ def number_of(*names: str) -> int:
     return int.from_bytes(blake2b("\0".join(names).encode(), digest_size=8).digest(), "big") >> 1
 
 
+def channel_of(schema: str) -> str:
+    """What the processes on a schema listen to."""
+    return f"antiphon {number_of(schema):x}"
+
+
 class Listener:
     """The one connection of a process that is a session: it listens, and its lock shows that the process lives."""
 
@@ -39,7 +44,7 @@ class Listener:
         self._services = services
         self._clock = clock
         self._rung = rung
-        self._channel = f"antiphon {number_of(where.schema):x}"
+        self._channel = channel_of(where.schema)
         self._connection: AsyncConnection | None = None
         self._task: asyncio.Task[None] | None = None
 

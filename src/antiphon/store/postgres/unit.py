@@ -27,6 +27,7 @@ _MARK, _UNMARK, _BACK = b"SAVEPOINT antiphon_event", b"RELEASE antiphon_event", 
 _GUARD, _UNGUARD = b"SAVEPOINT antiphon_statement", b"RELEASE antiphon_statement"
 _UNDO = b"ROLLBACK TO antiphon_statement"
 _OURS = "antiphon_"
+_USABLE = (TransactionStatus.INERROR, TransactionStatus.INTRANS)
 
 
 class PostgresUnit(SqlUnit):
@@ -224,6 +225,31 @@ class PostgresUnit(SqlUnit):
             else:
                 each.result = await cursor.fetchall() if cursor.description is not None else []
 
+    @asynccontextmanager
+    async def foreign(self, sql: str) -> AsyncIterator[None]:
+        """A statement of somebody who sets savepoints of his own, on `connection`. One that fails, the transaction
+        stands still until he has gone back to one of them."""
+        await self._log_before(sql)
+        self._busy += 1
+        try:
+            async with self._turn:
+                self._check()
+                if self._held:
+                    await self._send_held()
+                if self._has_guard:  # released later, it would take with it what he sets in between
+                    self._unsent.append(_UNGUARD)
+                    self._has_guard = False
+                with translated(self._where):
+                    try:
+                        await self._send_unsent()
+                        yield
+                    except BaseException:
+                        if self._connection.info.transaction_status not in _USABLE:
+                            self._over = self._over or StoreError("a statement was cut short", where=self.shown)
+                        raise
+        finally:
+            self._busy -= 1
+
     def _set_guard(self) -> bytes:
         """Have a savepoint set before the statement; returns what goes back to it."""
         if self._unsent and self._unsent[-1] is _MARK:
@@ -235,11 +261,15 @@ class PostgresUnit(SqlUnit):
         return _UNDO
 
     def _undo(self, guard: bytes | None) -> None:
-        status = self._connection.info.transaction_status
-        if guard is None or status not in (TransactionStatus.INERROR, TransactionStatus.INTRANS):
+        if guard is None or self._connection.info.transaction_status not in _USABLE:
             self._over = self._over or StoreError("a statement of the transaction was cut short", where=self.shown)
         else:
             self._unsent.append(guard)
+
+    @property
+    def schema(self) -> str:
+        """The store's schema."""
+        return self._where.schema
 
     @property
     def shown(self) -> str:
@@ -263,10 +293,10 @@ class PostgresUnit(SqlUnit):
     async def rollback_to_savepoint(self) -> None:
         """Undo everything after the mark, and give the mark up."""
         self._check()
-        if self._unsent and self._unsent[-1] is _MARK:
-            self._unsent.pop()
+        if _MARK in self._unsent:
+            del self._unsent[self._unsent.index(_MARK) :]
         else:
-            self._unsent += (_BACK, _UNMARK)
+            self._unsent = [_BACK, _UNMARK]
         self._has_savepoint = self._has_guard = False
         self._outgoing = [*self._before_mark, *self._outgoing[: self._mark]]
         self._before_mark.clear()

@@ -15,8 +15,7 @@ the clock that it is given and no other. The same goes for a factory of `antipho
 
 from __future__ import annotations
 
-from antiphon.testing.conformance.bus import BUS_CHECKS, bus_checks
-from antiphon.testing.conformance.engines import STORE_CHECKS
+from antiphon.testing.conformance.checks import BUS_CHECKS, STORE_CHECKS, bus_checks
 from antiphon.testing.conformance.kit import BusCheck, MakeBus, MakeStore, StoreCheck
 from antiphon.testing.conformance.log import read_backlog
 

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from antiphon.model.envelope import Envelope
-from antiphon.ports import Ability, Bus, LoggedEvent, Unreadable
+from antiphon.ports import Ability, Bus, Clock, LoggedEvent, Unreadable
 from antiphon.testing.clock import VirtualClock
 from antiphon.testing.conformance import kit
 from antiphon.testing.conformance.kit import TYPES, BusCheck, MakeBus, check, numbers, once, same
@@ -28,9 +28,9 @@ def envelope(
 
 
 @asynccontextmanager
-async def opened(make: MakeBus, path: Path, *owners: str) -> AsyncIterator[list[Bus]]:
+async def opened(make: MakeBus, path: Path, *owners: str, clock: Clock | None = None) -> AsyncIterator[list[Bus]]:
     """A bus for each of *owners*, as processes have them."""
-    clock = VirtualClock()
+    clock = clock or VirtualClock()
     async with AsyncExitStack() as stack:
         buses = []
         for owner in owners or ("one",):
@@ -266,7 +266,7 @@ async def closing_is_repeatable(make: MakeBus, path: Path) -> None:
 
 
 #: What only those promise that declare the ability.
-_IF: dict[BusCheck, Ability] = {
+ONLY_IF: dict[BusCheck, Ability] = {
     what_is_sent_again_changes_no_order: "order",
     types_come_in_one_order: "order",
     a_batch_is_taken_once: "positions",
@@ -274,7 +274,7 @@ _IF: dict[BusCheck, Ability] = {
     a_receiver_reads_from_any_position: "rereads",
     reporting_takes_nothing_away: "rereads",
 }
-BUS_CHECKS: list[BusCheck] = [
+CARRYING_CHECKS: list[BusCheck] = [
     what_was_sent_is_there_after_a_reopening,
     what_was_not_taken_comes_again,
     what_is_sent_again_changes_no_order,
@@ -288,8 +288,3 @@ BUS_CHECKS: list[BusCheck] = [
     nothing_is_lost_while_many_send,
     closing_is_repeatable,
 ]
-
-
-def bus_checks(abilities: frozenset[Ability]) -> list[BusCheck]:
-    """The checks for a bus of these abilities."""
-    return [each for each in BUS_CHECKS if _IF.get(each) in (None, *abilities)]

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from antiphon.broker.connecting import bus_at
 from antiphon.broker.feed import Feeds
+from antiphon.broker.naming import without_name
 from antiphon.errors import DeclarationError
 from antiphon.model.retry import days
 from antiphon.ports import Ability, MakeBus
 from antiphon.runtime.clock import SystemClock
 from antiphon.store.bus import LogBus
-from antiphon.testing.conformance.bus import bus_checks
-from antiphon.testing.conformance.deliveries import DELIVERY_CHECKS
-from antiphon.testing.conformance.kit import BusCheck, MakeStore, StoreCheck
-from antiphon.testing.conformance.leases import LEASE_CHECKS
-from antiphon.testing.conformance.log import LOG_CHECKS
-from antiphon.testing.conformance.partitions import PARTITION_CHECKS
+from antiphon.testing.conformance.checks import (
+    Check,
+    of_buses,
+    of_buses_by_line,
+    of_raw_bytes,
+    of_stores,
+    of_stores_by_line,
+)
+from antiphon.testing.conformance.hostile import Put
+from antiphon.testing.conformance.kit import MakeStore
 from antiphon.testing.conformance.places import (
     databases_of_buses,
     databases_of_stores,
@@ -29,22 +35,14 @@ from antiphon.testing.conformance.places import (
     schemas_of_stores,
     unique_name,
 )
-from antiphon.testing.conformance.talking import TALKING_CHECKS
-from antiphon.testing.conformance.timers import TIMER_CHECKS
-from antiphon.testing.emulators import MiniStack, MiniStackEventBridge, MiniStackUnordered
+from antiphon.testing.conformance.raw import put_on_nats, put_on_rabbitmq, put_on_redis
+from antiphon.testing.emulators import MiniStack, MiniStackEventBridge, MiniStackKinesis, MiniStackUnordered
 from antiphon.testing.kafka import KafkaServer
 from antiphon.testing.mariadb import MariadbServer
 from antiphon.testing.servers import NatsServer, PostgresServer, RabbitServer, RedisServer, Server, listens_at, running
 
-#: Everything that a store promises, from the log upwards.
-STORE_CHECKS: list[StoreCheck] = [
-    *LOG_CHECKS,
-    *LEASE_CHECKS,
-    *PARTITION_CHECKS,
-    *DELIVERY_CHECKS,
-    *TIMER_CHECKS,
-    *TALKING_CHECKS,
-]
+#: How many events a long backlog has where nothing else is said.
+BACKLOG = 100_000
 
 
 @asynccontextmanager
@@ -68,19 +66,14 @@ async def brokers_buses(url: str) -> AsyncIterator[MakeBus]:
         yield bus_at(named, "", keep=days(7))
 
 
-class Check(NamedTuple):
-    """One promise that an engine is held to: the check's name, and how it is run in a new folder."""
-
-    name: str
-    run: Callable[[Path], Awaitable[None]]
-
-
 class Engine(NamedTuple):
     """Something that stores, a bus, or both are made of.
 
     *url* is where it listens by default (None: it is files); where nobody listens there, one is started of the kind
     *server*. *stores* and *buses* give factories at a URL for as long as they are needed (None: it has none).
-    *abilities* are those that its bus declares.
+    *abilities* are those that its bus declares. *raw* gives a factory of buses and what puts bytes on them by the
+    protocol's plain client (None: nobody else can). *by_line*: it can be reached by way of a `Line`, which changes
+    host and port. *waits*: its client waits for a server that keeps a connection and says nothing.
     """
 
     name: str
@@ -89,6 +82,9 @@ class Engine(NamedTuple):
     server: type[Server] | None = None
     stores: Callable[[str], AbstractAsyncContextManager[MakeStore]] | None = None
     buses: Callable[[str], AbstractAsyncContextManager[MakeBus]] | None = brokers_buses
+    raw: Callable[[str], AbstractAsyncContextManager[tuple[MakeBus, Put]]] | None = None
+    by_line: bool = False
+    waits: bool = False
 
     @asynccontextmanager
     async def reached(self) -> AsyncIterator[str | None]:
@@ -102,30 +98,34 @@ class Engine(NamedTuple):
         else:
             yield None
 
-    def checks(self, url: str) -> list[Check]:
-        """The checks that it is held to, at *url*."""
+    def checks(self, url: str, backlog: int | None = BACKLOG) -> list[Check]:
+        """The checks that it is held to, at *url*; a long backlog is one of so many events (None: of a few)."""
         found: list[Check] = []
         if self.stores is not None:
-            found += [_of_store(check, self.stores, url) for check in STORE_CHECKS]
+            found += of_stores(self.stores, url, backlog)
+        if self.stores is not None and self.by_line:
+            found += of_stores_by_line(self.stores, url)
         if self.buses is not None:
-            found += [_of_bus(check, self.buses, url) for check in bus_checks(self.abilities)]
+            found += of_buses(self.buses, url, self.abilities, backlog)
+        if self.buses is not None and self.by_line:
+            found += of_buses_by_line(self.buses, url, waits=self.waits)
+        if self.raw is not None:
+            found += of_raw_bytes(self.raw, url)
         return found
 
 
-def _of_store(check: StoreCheck, stores: Callable[[str], AbstractAsyncContextManager[MakeStore]], url: str) -> Check:
-    async def run(folder: Path) -> None:
-        async with stores(url) as make:
-            await check(make, folder)
+def raw_by(
+    put: Callable[[str, str, bytes], Awaitable[None]],
+) -> Callable[[str], AbstractAsyncContextManager[tuple[MakeBus, Put]]]:
+    """Buses on a broker as `brokers_buses`, and *put*, which is given its URL, the bus's name and the bytes."""
 
-    return Check(check.__name__, run)
+    @asynccontextmanager
+    async def raw(url: str) -> AsyncIterator[tuple[MakeBus, Put]]:
+        async with named_bus(url) as named:
+            place, name = without_name(named)
+            yield bus_at(named, "", keep=days(7)), partial(put, place, name or "")
 
-
-def _of_bus(check: BusCheck, buses: Callable[[str], AbstractAsyncContextManager[MakeBus]], url: str) -> Check:
-    async def run(folder: Path) -> None:
-        async with buses(url) as make:
-            await check(make, folder)
-
-    return Check(check.__name__, run)
+    return raw
 
 
 #: On their standard ports.
@@ -138,6 +138,8 @@ ENGINES = (
         PostgresServer,
         stores=schemas_of_stores,
         buses=schemas_of_buses,
+        by_line=True,
+        waits=True,
     ),
     Engine(
         "mariadb",
@@ -147,12 +149,34 @@ ENGINES = (
         stores=databases_of_stores,
         buses=databases_of_buses,
     ),
-    Engine("nats", "nats://127.0.0.1:4222", frozenset({"order", "rereads"}), NatsServer),
-    Engine("redis", "redis://127.0.0.1:6379", frozenset({"order", "rereads", "positions"}), RedisServer),
-    Engine("rabbitmq", "amqp://guest:guest@127.0.0.1:5672", frozenset({"order"}), RabbitServer),
+    Engine(
+        "nats",
+        "nats://127.0.0.1:4222",
+        frozenset({"order", "rereads"}),
+        NatsServer,
+        raw=raw_by(put_on_nats),
+        by_line=True,
+    ),
+    Engine(
+        "redis",
+        "redis://127.0.0.1:6379",
+        frozenset({"order", "rereads", "positions"}),
+        RedisServer,
+        raw=raw_by(put_on_redis),
+        by_line=True,
+    ),
+    Engine(
+        "rabbitmq",
+        "amqp://guest:guest@127.0.0.1:5672",
+        frozenset({"order"}),
+        RabbitServer,
+        raw=raw_by(put_on_rabbitmq),
+        by_line=True,
+    ),
     Engine("sqs", "sqs://127.0.0.1:4566", frozenset({"order"}), MiniStack),
     Engine("sqs-standard", "sqs://127.0.0.1:4566?order=none", frozenset(), MiniStackUnordered),
     Engine("eventbridge", "eventbridge://127.0.0.1:4566?order=none", frozenset(), MiniStackEventBridge),
+    Engine("kinesis", "kinesis://127.0.0.1:4566?shards=4&poll=0.2", frozenset({"order"}), MiniStackKinesis),
     Engine("kafka", "kafka://127.0.0.1:9092", frozenset({"order"}), KafkaServer),
 )
 

@@ -60,9 +60,7 @@ TYPES = ("conformance.A", "conformance.B")
 
 
 @asynccontextmanager
-async def opened(
-    make: MakeStore, path: Path, *owners: str, clock: VirtualClock | None = None
-) -> AsyncIterator[list[Store]]:
+async def opened(make: MakeStore, path: Path, *owners: str, clock: Clock | None = None) -> AsyncIterator[list[Store]]:
     """A store for each of *owners* on one database, as processes of one machine have them."""
     clock = clock or VirtualClock()
     async with AsyncExitStack() as stack:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from antiphon.testing.conformance.engines import Engine
+from antiphon.testing.conformance.engines import BACKLOG, Engine
 
 #: No check takes so long.
 _CHECK_S = 900
@@ -23,14 +23,15 @@ class Tally(msgspec.Struct):
     skipped: int = 0
 
 
-async def run(engine: Engine, tell: Callable[[str, str], None]) -> Tally:
-    """Hold *engine* to all its checks; *tell* is told the name of each that fails, and why."""
+async def run(engine: Engine, tell: Callable[[str, str], None], backlog: int = BACKLOG) -> Tally:
+    """Hold *engine* to all its checks, a long *backlog* of so many events; *tell* is told the name of each that fails,
+    and why."""
     tally = Tally()
     async with engine.reached() as url:
         if url is None:
             tally.skipped = len(engine.checks(""))
             return tally
-        for name, check in engine.checks(url):
+        for name, check in engine.checks(url, backlog):
             with tempfile.TemporaryDirectory() as folder:
                 try:
                     async with asyncio.timeout(_CHECK_S):

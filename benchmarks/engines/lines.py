@@ -1,0 +1,196 @@
+"""What the loop by hand sends and receives with: each broker's own client, used as well as we know how.
+
+Events go in batches, each confirmed; what is received is acknowledged after the commit that took it. Nothing of ours
+is used: no envelope, no codec, no reconnecting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+from antiphon.bench.workload import BATCH
+
+_PATIENCE_S = 30.0
+
+
+class Message(NamedTuple):
+    """An event on its way."""
+
+    id: str
+    key: str
+    data: bytes
+
+
+class Line(Protocol):
+    """One service's way to the others."""
+
+    async def open(self, receives: str | None) -> None:
+        """Connect; *receives* is the type of the events that are taken."""
+
+    async def send(self, type_: str, messages: Sequence[Message]) -> None:
+        """Return when the broker has confirmed each, in order."""
+
+    async def receive(self) -> list[Message]:
+        """The next events, one at least, so many as there are at most."""
+
+    async def acknowledge(self) -> None:
+        """What was received is committed."""
+
+    async def close(self) -> None:
+        """Disconnect."""
+
+
+class NatsLine:
+    """JetStream: a stream in files, ``publish_async``, a durable pull consumer that confirms a batch by its last."""
+
+    def __init__(self, url: str, name: str) -> None:
+        self._url, self._name = url, name
+
+    async def open(self, receives: str | None) -> None:
+        """Connect, and make the stream and the consumer."""
+        import nats
+        from nats.js.api import AckPolicy, ConsumerConfig
+
+        self._client = await nats.connect(self._url)
+        self._js = self._client.jetstream(timeout=_PATIENCE_S)
+        await self._js.add_stream(name=self._name, subjects=[f"{self._name}.>"])
+        if receives is not None:
+            config = ConsumerConfig(ack_policy=AckPolicy.ALL, max_ack_pending=4 * BATCH)
+            self._pull = await self._js.pull_subscribe(f"{self._name}.{receives}", durable=receives, config=config)
+
+    async def send(self, type_: str, messages: Sequence[Message]) -> None:
+        """All at once; the server answers each."""
+        subject = f"{self._name}.{type_}"
+        headers = [{"Nats-Msg-Id": each.id, "key": each.key} for each in messages]
+        acks = [
+            await self._js.publish_async(subject, each.data, headers=head)
+            for each, head in zip(messages, headers, strict=True)
+        ]
+        await asyncio.gather(*acks)
+
+    async def receive(self) -> list[Message]:
+        """A pull of a batch."""
+        found = await self._pull.fetch(BATCH, timeout=_PATIENCE_S)
+        self._last = found[-1]
+        heads = [each.headers or {} for each in found]
+        return [Message(head["Nats-Msg-Id"], head["key"], each.data) for each, head in zip(found, heads, strict=True)]
+
+    async def acknowledge(self) -> None:
+        """The last, and with it all before."""
+        await self._last.ack()
+
+    async def close(self) -> None:
+        """Disconnect."""
+        await self._client.close()
+
+    async def remove(self) -> None:
+        """Delete the stream."""
+        await self._js.delete_stream(self._name)
+
+
+class RedisLine:
+    """A stream for each type; a batch is one pipeline in MULTI, the position is the reader's own."""
+
+    def __init__(self, url: str, name: str) -> None:
+        self._url, self._name = url, name
+
+    async def open(self, receives: str | None) -> None:
+        """Connect."""
+        from redis.asyncio import Redis
+
+        self._client: Any = Redis.from_url(self._url)
+        self._receives, self._position = receives, b"0"
+
+    async def send(self, type_: str, messages: Sequence[Message]) -> None:
+        """One round trip."""
+        async with self._client.pipeline(transaction=True) as pipe:
+            for each in messages:
+                pipe.xadd(f"{self._name}:{type_}", {"id": each.id, "key": each.key, "data": each.data})
+            await pipe.execute()
+
+    async def receive(self) -> list[Message]:
+        """What lies after the position."""
+        stream = f"{self._name}:{self._receives}"
+        answer = await self._client.xread({stream: self._position}, count=BATCH, block=int(_PATIENCE_S * 1000))
+        found = answer[0][1]
+        self._next = found[-1][0]
+        return [Message(each[b"id"].decode(), each[b"key"].decode(), each[b"data"]) for _, each in found]
+
+    async def acknowledge(self) -> None:
+        """The position is in the commit."""
+        self._position = self._next
+
+    async def close(self) -> None:
+        """Disconnect."""
+        await self._client.aclose()
+
+    async def remove(self) -> None:
+        """Delete the streams."""
+        await self._client.delete(*[f"{self._name}:{type_}" for type_ in ("OrderPlaced", "OrderBilled")])
+
+
+class RabbitLine:
+    """Quorum queues, publisher confirms, one acknowledgement for a batch."""
+
+    def __init__(self, url: str, name: str) -> None:
+        self._url, self._name = url, name
+
+    async def open(self, receives: str | None) -> None:
+        """Connect, and make the queues."""
+        import aiormq
+
+        self._connection = await aiormq.connect(self._url)
+        self._sending = await self._connection.channel(publisher_confirms=True)
+        for type_ in ("OrderPlaced", "OrderBilled"):
+            await self._sending.queue_declare(
+                f"{self._name}.{type_}", durable=True, arguments={"x-queue-type": "quorum"}
+            )
+        if receives is not None:
+            self._came: asyncio.Queue[Any] = asyncio.Queue()
+            self._taking = await self._connection.channel()
+            await self._taking.basic_qos(prefetch_count=4 * BATCH)
+            await self._taking.basic_consume(f"{self._name}.{receives}", self._came.put)
+
+    async def send(self, type_: str, messages: Sequence[Message]) -> None:
+        """All at once; the broker confirms each."""
+        from pamqp.commands import Basic
+
+        confirms = [
+            self._sending.basic_publish(
+                each.data,
+                routing_key=f"{self._name}.{type_}",
+                properties=Basic.Properties(delivery_mode=2, message_id=each.id, headers={"key": each.key}),
+                wait=False,
+            )
+            for each in messages
+        ]
+        assert all(isinstance(each, Basic.Ack) for each in await asyncio.gather(*confirms))
+
+    async def receive(self) -> list[Message]:
+        """What has come, up to a batch."""
+        found = [await self._came.get()]
+        while len(found) < BATCH and not self._came.empty():
+            found.append(self._came.get_nowait())
+        self._last = found[-1].delivery_tag
+        heads = [each.header.properties for each in found]
+        return [
+            Message(head.message_id, head.headers["key"], each.body) for each, head in zip(found, heads, strict=True)
+        ]
+
+    async def acknowledge(self) -> None:
+        """The last, and with it all before."""
+        await self._taking.basic_ack(self._last, multiple=True)
+
+    async def close(self) -> None:
+        """Disconnect."""
+        await self._connection.close()
+
+    async def remove(self) -> None:
+        """Delete the queues."""
+        for type_ in ("OrderPlaced", "OrderBilled"):
+            await self._sending.queue_delete(f"{self._name}.{type_}")
+
+
+LINES: dict[str, Any] = {"nats": NatsLine, "redis": RedisLine, "rabbitmq": RabbitLine}
