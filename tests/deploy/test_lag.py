@@ -122,3 +122,18 @@ async def test_a_timer_counts_when_it_is_due(url: str, tmp_path: Path) -> None:
     assert lag(plan, "orders") == 0
     changed(url, "UPDATE lag_shop.antiphon_timers SET due_ms = due_ms - 3600000")
     assert lag(plan, "orders") == 1
+
+
+async def test_a_handler_that_is_divided_is_counted_once(url: str, tmp_path: Path) -> None:
+    """Several partitions of a handler have each event before them once."""
+    app = shop("lag_shop", False)
+    plan = plan_of(app, "shop:app", store=url, bus=None, image=None, grace_s=5)
+    async with app.run_in(tmp_path, store=url):
+        await reached(plan, "till", 0)
+    async with app.run_in(tmp_path, store=url, services=["orders"]) as runtime:
+        store = runtime.store_of("orders")
+        lease = await store.acquire("till.pay", runtime.owner)
+        await store.split(lease, 4)
+        for number in range(20):
+            await app.publish(Ordered(str(number)), service="orders")
+    assert lag(plan, "till") == 20
