@@ -40,11 +40,12 @@ async def charge(booking: BookingCreated, tx: Transaction, effects: Effects) -> 
 @payment.on(SeatUnavailable, retry=retries.REFUND, compensates=charge)
 async def refund(unavailable: SeatUnavailable, tx: Transaction) -> PaymentRefunded:
     """Compensate: what `charge` took is given back."""
-    amount = await tx.fetch_value(
-        "UPDATE charges SET refunded_at = ? WHERE booking_id = ? AND refunded_at IS NULL RETURNING amount",
+    given_back = await tx.execute(
+        "UPDATE charges SET refunded_at = ? WHERE booking_id = ? AND refunded_at IS NULL",
         tx.now.isoformat(),
         unavailable.booking_id,
     )
-    if amount is None:
+    if not given_back:
         raise Reject(f"booking {unavailable.booking_id} has no charge that could be given back")
+    amount = await tx.fetch_value("SELECT amount FROM charges WHERE booking_id = ?", unavailable.booking_id)
     return PaymentRefunded(booking_id=unavailable.booking_id, amount=Decimal(amount), reason=unavailable.reason)

@@ -20,11 +20,12 @@ async def assign(paid: PaymentConfirmed, tx: Transaction) -> SeatAssigned | Seat
             booking_id=paid.booking_id, flight=paid.flight, reason=f"flight {paid.flight} is not flown any more"
         )
     await tx.execute("INSERT INTO flights (flight, sold) VALUES (?, 0) ON CONFLICT DO NOTHING", flight.number)
-    number = await tx.fetch_value(
-        "UPDATE flights SET sold = sold + 1 WHERE flight = ? AND sold < ? RETURNING sold", flight.number, flight.seats
+    taken = await tx.execute(
+        "UPDATE flights SET sold = sold + 1 WHERE flight = ? AND sold < ?", flight.number, flight.seats
     )
-    if number is None:
+    if not taken:
         return SeatUnavailable(booking_id=paid.booking_id, flight=paid.flight, reason=f"flight {flight.number} is full")
+    number = await tx.fetch_value("SELECT sold FROM flights WHERE flight = ?", flight.number)
     label = seat_label(number, flight.seats)
     await tx.execute(
         "INSERT INTO seats (flight, seat, booking_id) VALUES (?, ?, ?)", flight.number, label, paid.booking_id

@@ -45,7 +45,7 @@ _PLAIN_MODULES = frozenset({"app", "main", "application", "__main__", "__init__"
 class App:
     """Services that share a log, or with *own_stores* have a store each and a bus between them.
 
-    *store* is the URL of the database that the stores lie in, instead of files: ``postgresql://``.
+    *store* is the URL of the database that the stores lie in, instead of files: ``postgresql://``, ``mariadb://``.
     *bus* is the URL of a broker that carries events instead of that bus: ``nats://``, ``redis://``, ``amqp://``.
     *name* is by default that of the module or package which declares the app. *retention* is how long handled
     events are kept, *max_payload* the largest data of an event in bytes. With *ingress* the gateway takes

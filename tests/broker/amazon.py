@@ -19,7 +19,7 @@ from tests.conftest import require
 from tests.servers import engine_called
 
 EMULATORS: list[type[MiniStack]] = [MiniStack, Moto]
-SQS, STANDARD, EVENTBRIDGE = (engine_called(name) for name in ("sqs", "sqs-standard", "eventbridge"))
+SQS, STANDARD, EVENTBRIDGE, KINESIS = map(engine_called, ("sqs", "sqs-standard", "eventbridge", "kinesis"))
 _started: dict[type[MiniStack], MiniStack] = {}
 
 on_each_emulator = pytest.mark.parametrize("emulator", EMULATORS, ids=lambda kind: kind.__name__)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +27,15 @@ from antiphon.ports import Unreadable
 from antiphon.runtime.clock import SystemClock
 from antiphon.testing.clock import VirtualClock
 from antiphon.testing.conformance import BusCheck, bus_checks
-from antiphon.testing.conformance.bus import A, B, Reader
-from antiphon.testing.conformance.engines import Engine, buses_of, named_bus
+from antiphon.testing.conformance.bus import A, B, Reader, opened
+from antiphon.testing.conformance.engines import Engine, brokers_buses, buses_of, named_bus
 from antiphon.testing.conformance.kit import envelope, numbers
 from antiphon.testing.emulators import MiniStack, Moto
 from antiphon.testing.servers import running
-from antiphon.wire import from_structured
+from antiphon.wire import from_structured, to_structured
 from tests.broker.amazon import (
     EVENTBRIDGE,
+    KINESIS,
     SQS,
     STANDARD,
     Refusing,
@@ -45,8 +48,9 @@ from tests.broker.amazon import (
 )
 
 pytestmark = pytest.mark.anyio
-ENGINES = [SQS, STANDARD, EVENTBRIDGE]
+ENGINES = [SQS, STANDARD, EVENTBRIDGE, KINESIS]
 on_each_bus = pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.name)
+on_each_with_queues = pytest.mark.parametrize("engine", ENGINES[:3], ids=lambda engine: engine.name)
 
 
 class Ordered(Event, key="order_id", type="test.Ordered"):
@@ -90,78 +94,125 @@ async def test_plain_clients(emulator: type[MiniStack], engine: Engine, tmp_path
     app = App(shipping, own_stores=True)
     async with (
         named_bus(await url_on(emulator, engine), ["shipping"]) as url,
-        clients(emulator, "sns", "sqs", "events") as (sns, sqs, events),
         app.run_in(tmp_path, bus=url),
+        AsyncExitStack() as stack,
     ):
-        name = f"antiphon-{url.rpartition('name=')[2]}"
-        if engine is EVENTBRIDGE:
-            mine, publish = await _client_of_eventbridge(events, sqs, name)
-        else:
-            mine, publish = await _client_of_sns(sns, sqs, name, ".fifo" if engine is SQS else "")
-        found: list[dict[str, Any]] = []
+        publish, hear = await _CLIENT_OF[engine.name](emulator, stack, url.rpartition("name=")[2])
+        found: list[tuple[str, dict[str, Any]]] = []
         tries = 0
         async with asyncio.timeout(30):
             while not found:
                 # Until the service's queue is there, nobody hears it.
                 tries += 1
                 await publish(cloud_event("order-1", "test.Ordered", {"order_id": "o-1"}, "o-1"), tries)
-                everything = {"MessageAttributeNames": ["All"], "MessageSystemAttributeNames": ["All"]}
-                answer = await sqs.receive_message(QueueUrl=mine, WaitTimeSeconds=1, **everything)
-                found = answer.get("Messages", [])
-        body = json.loads(found[0]["Body"])
-        # Moto passes on the whole of what EventBridge has, whatever part of it is asked for.
-        shipped = from_structured(json.dumps(body.get("detail", body)).encode(), received_ms=0)
+                found = await hear()
+        body, message = found[0]
+        shipped = from_structured(body.encode(), received_ms=0)
         assert (shipped.type, shipped.key, shipped.service) == ("test.Shipped", "o-1", "shipping")
         assert json.loads(shipped.data) == {"order_id": "o-1"}
         assert shipped.causation_id == "order-1"
-        if engine is not EVENTBRIDGE:
-            assert found[0]["MessageAttributes"]["ce-type"]["StringValue"] == "test.Shipped"
+        if engine in (SQS, STANDARD):
+            assert message["MessageAttributes"]["ce-type"]["StringValue"] == "test.Shipped"
         if engine is SQS:
-            assert found[0]["Attributes"]["MessageGroupId"] == "o-1"
-        await sqs.delete_queue(QueueUrl=mine)
+            assert message["Attributes"]["MessageGroupId"] == "o-1"
+        if engine is KINESIS:
+            assert message["PartitionKey"] == "o-1"
+
+
+Publish = Callable[[str, int], Awaitable[object]]
+#: What came to a plain client: the CloudEvent, and all of the message.
+Hear = Callable[[], Awaitable[list[tuple[str, dict[str, Any]]]]]
+
+
+async def _queue_of_mine(sqs: Any, stack: AsyncExitStack, name: str, suffix: str) -> tuple[str, Hear]:
+    """The ARN of a queue of a plain client's own, and how it reads it."""
+    attributes = {"FifoQueue": "true"} if suffix else {}
+    url = (await sqs.create_queue(QueueName=f"plain-{name}"[:70] + suffix, Attributes=attributes))["QueueUrl"]
+    stack.push_async_callback(sqs.delete_queue, QueueUrl=url)
+    arn = (await sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"]))["Attributes"]["QueueArn"]
+
+    async def hear() -> list[tuple[str, dict[str, Any]]]:
+        everything = {"MessageAttributeNames": ["All"], "MessageSystemAttributeNames": ["All"]}
+        answer = await sqs.receive_message(QueueUrl=url, WaitTimeSeconds=1, **everything)
+        return [(each["Body"], each) for each in answer.get("Messages", ())]
+
+    return arn, hear
 
 
 async def _client_of_sns(
-    sns: Any, sqs: Any, name: str, suffix: str
-) -> tuple[str, Callable[[str, int], Awaitable[object]]]:
-    """A queue of a plain client's own that hears of what is shipped, and how it publishes."""
-    attributes = {"FifoQueue": "true"} if suffix else {}
-    mine = (await sqs.create_queue(QueueName=f"plain-{name}"[:70] + suffix, Attributes=attributes))["QueueUrl"]
-    arn = (await sqs.get_queue_attributes(QueueUrl=mine, AttributeNames=["QueueArn"]))["Attributes"]["QueueArn"]
-    topic = f"{arn.rpartition(':')[0].replace(':sqs:', ':sns:')}:{name}{suffix}"
+    emulator: type[MiniStack], stack: AsyncExitStack, name: str, suffix: str
+) -> tuple[Publish, Hear]:
+    """How somebody publishes and hears who has the topic's name, and SNS and SQS."""
+    sns, sqs = await stack.enter_async_context(clients(emulator, "sns", "sqs"))
+    mine, hear = await _queue_of_mine(sqs, stack, name, suffix)
+    topic = f"{mine.rpartition(':')[0].replace(':sqs:', ':sns:')}:antiphon-{name}{suffix}"
     async with asyncio.timeout(30):
         while topic not in [each["TopicArn"] for each in (await sns.list_topics())["Topics"]]:
             pass
     filtering = {"RawMessageDelivery": "true", "FilterPolicy": json.dumps({"ce-type": ["test.Shipped"]})}
-    await sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=arn, Attributes=filtering)
+    await sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=mine, Attributes=filtering)
 
     async def publish(body: str, number: int) -> None:
         of_group = {"MessageGroupId": "o-1", "MessageDeduplicationId": str(number)} if suffix else {}
         said = {"ce-type": {"DataType": "String", "StringValue": "test.Ordered"}}
         await sns.publish(TopicArn=topic, Message=body, MessageAttributes=said, **of_group)
 
-    return mine, publish
+    return publish, hear
 
 
-async def _client_of_eventbridge(
-    events: Any, sqs: Any, name: str
-) -> tuple[str, Callable[[str, int], Awaitable[object]]]:
-    """As `_client_of_sns`."""
-    mine = (await sqs.create_queue(QueueName=f"plain-{name}"[:70]))["QueueUrl"]
-    arn = (await sqs.get_queue_attributes(QueueUrl=mine, AttributeNames=["QueueArn"]))["Attributes"]["QueueArn"]
+async def _client_of_eventbridge(emulator: type[MiniStack], stack: AsyncExitStack, name: str) -> tuple[Publish, Hear]:
+    """As `_client_of_sns`; the pattern looks into the data."""
+    events, sqs = await stack.enter_async_context(clients(emulator, "events", "sqs"))
+    mine, hear = await _queue_of_mine(sqs, stack, name, "")
+    bus = f"antiphon-{name}"
     async with asyncio.timeout(30):
-        while name not in [each["Name"] for each in (await events.list_event_buses())["EventBuses"]]:
+        while bus not in [each["Name"] for each in (await events.list_event_buses())["EventBuses"]]:
             pass
     pattern = json.dumps({"source": ["shipping"], "detail": {"data": {"order_id": ["o-1"]}}})
-    await events.put_rule(Name="plain", EventBusName=name, EventPattern=pattern)
-    target = {"Id": "plain", "Arn": arn, "InputPath": "$.detail"}
-    await events.put_targets(Rule="plain", EventBusName=name, Targets=[target])
+    await events.put_rule(Name="plain", EventBusName=bus, EventPattern=pattern)
+    target = {"Id": "plain", "Arn": mine, "InputPath": "$.detail"}
+    await events.put_targets(Rule="plain", EventBusName=bus, Targets=[target])
 
     async def publish(body: str, number: int) -> None:
-        entry = {"EventBusName": name, "Source": "warehouse", "DetailType": "test.Ordered", "Detail": body}
+        entry = {"EventBusName": bus, "Source": "warehouse", "DetailType": "test.Ordered", "Detail": body}
         await events.put_events(Entries=[entry])
 
-    return mine, publish
+    async def hear_detail() -> list[tuple[str, dict[str, Any]]]:
+        # Moto passes on the whole of what EventBridge has, whatever part of it is asked for.
+        bodies = [(json.loads(body), message) for body, message in await hear()]
+        return [(json.dumps(body.get("detail", body)), message) for body, message in bodies]
+
+    return publish, hear_detail
+
+
+async def _client_of_kinesis(emulator: type[MiniStack], stack: AsyncExitStack, name: str) -> tuple[Publish, Hear]:
+    """As `_client_of_sns`; it reads all shards from their beginnings."""
+    (kinesis,) = await stack.enter_async_context(clients(emulator, "kinesis"))
+    stream = f"antiphon-{name}"
+    async with asyncio.timeout(30):
+        while stream not in (await kinesis.list_streams())["StreamNames"]:
+            pass
+
+    async def publish(body: str, number: int) -> None:
+        await kinesis.put_record(StreamName=stream, Data=body.encode(), PartitionKey="o-1")
+
+    async def hear() -> list[tuple[str, dict[str, Any]]]:
+        found = []
+        for shard in (await kinesis.list_shards(StreamName=stream))["Shards"]:
+            at = {"StreamName": stream, "ShardId": shard["ShardId"], "ShardIteratorType": "TRIM_HORIZON"}
+            iterator = (await kinesis.get_shard_iterator(**at))["ShardIterator"]
+            found += (await kinesis.get_records(ShardIterator=iterator))["Records"]
+        return [(each["Data"].decode(), each) for each in found if b"test.Shipped" in each["Data"]]
+
+    return publish, hear
+
+
+_CLIENT_OF: dict[str, Callable[[type[MiniStack], AsyncExitStack, str], Awaitable[tuple[Publish, Hear]]]] = {
+    "sqs": partial(_client_of_sns, suffix=".fifo"),
+    "sqs-standard": partial(_client_of_sns, suffix=""),
+    "eventbridge": _client_of_eventbridge,
+    "kinesis": _client_of_kinesis,
+}
 
 
 async def test_what_is_refused_of_a_batch_is_overtaken_by_nothing_of_its_key(tmp_path: Path) -> None:
@@ -185,28 +236,91 @@ async def test_what_is_refused_of_a_batch_is_overtaken_by_nothing_of_its_key(tmp
             assert [n for n in found if n % 3 == key] == [n for n in range(12) if n % 3 == key]
 
 
-async def test_what_eventbridge_refuses_of_a_batch_is_put_again(tmp_path: Path) -> None:
+class _Partly:
+    """A client of which the first entry of the first batch is refused, as EventBridge and Kinesis say it."""
+
+    def __init__(self, client: Any, operation: str, entries: str, answers: str) -> None:
+        self._client, self._operation, self._entries, self._answers = client, operation, entries, answers
+        #: How many entries there were in each batch.
+        self.asked: list[int] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return self._batch if name == self._operation else getattr(self._client, name)
+
+    async def _batch(self, **asked: Any) -> dict[str, Any]:
+        entries = asked.pop(self._entries)
+        refused = 0 if self.asked else 1
+        self.asked.append(len(entries))
+        answer = await getattr(self._client, self._operation)(**asked, **{self._entries: entries[refused:]})
+        said = [{"ErrorCode": "InternalFailure", "ErrorMessage": "not now"}] * refused
+        return {**answer, self._answers: [*said, *answer[self._answers]]}
+
+
+@pytest.mark.parametrize(
+    ("engine", "service", "words"),
+    [
+        (EVENTBRIDGE, "events", ("put_events", "Entries", "Entries")),
+        (KINESIS, "kinesis", ("put_records", "Records", "Records")),
+    ],
+    ids=["eventbridge", "kinesis"],
+)
+async def test_what_is_refused_is_put_again(
+    engine: Engine, service: str, words: tuple[str, str, str], tmp_path: Path
+) -> None:
     """The entries that were not taken, and no others, as long as some are taken."""
-    async with buses_on_aws(EVENTBRIDGE, tmp_path) as (bus,):
-        asked: list[int] = []
-
-        class _Events:
-            def __init__(self, events: Any) -> None:
-                self._events = events
-
-            def __getattr__(self, name: str) -> Any:
-                return getattr(self._events, name)
-
-            async def put_events(self, Entries: list[Any]) -> dict[str, Any]:  # noqa: N803  AWS names it
-                asked.append(len(Entries))
-                refuse = len(asked) == 1
-                taken = (await self._events.put_events(Entries=Entries[1:] if refuse else Entries))["Entries"]
-                return {"Entries": [{"ErrorCode": "InternalFailure"}, *taken] if refuse else taken}
-
-        with_client(bus, "events", _Events)
-        await bus.send("s", 0, 3, [envelope(n) for n in (1, 2, 3)])
-        assert asked == [3, 1]
+    async with buses_on_aws(engine, tmp_path) as (bus,):
+        client = with_client(bus, service, lambda real: _Partly(real, *words))
+        await bus.send("s", 0, 3, [envelope(n, key=None) for n in (1, 2, 3)])
+        assert (await client()).asked == [3, 1]
         assert sorted(await Reader(bus).until(3)) == [1, 2, 3]
+
+
+class _Split:
+    """A client of a stream whose first shard was split into the others: it comes to an end, as MiniStack has it not."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._of_first: set[str] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def get_paginator(self, name: str) -> _Split:
+        assert name == "list_shards"
+        return self
+
+    async def paginate(self, **asked: Any) -> AsyncIterator[dict[str, Any]]:
+        first, *others = (await self._client.list_shards(**asked))["Shards"]
+        yield {"Shards": [first, *({**other, "ParentShardId": first["ShardId"]} for other in others)]}
+
+    async def get_shard_iterator(self, **asked: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = await self._client.get_shard_iterator(**asked)
+        if asked["ShardId"].endswith("0"):
+            self._of_first.add(answer["ShardIterator"])
+        return answer
+
+    async def get_records(self, **asked: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = await self._client.get_records(**{**asked, "Limit": 3})
+        if asked["ShardIterator"] not in self._of_first:
+            return answer
+        self._of_first.add(answer["NextShardIterator"])
+        return answer if answer["Records"] else {**answer, "NextShardIterator": None}
+
+
+async def test_shards_are_read_after_those_that_they_came_from(tmp_path: Path) -> None:
+    """So a key keeps its order when its shard is split, also when what came first is read last."""
+    url = (await url_on(MiniStack, KINESIS)).replace("shards=4", "shards=3")
+    async with brokers_buses(url) as make, opened(make, tmp_path) as buses:
+        bus: Any = buses[0]
+        kinesis = await with_client(bus, "kinesis", _Split)()
+        shards = (await kinesis.list_shards(StreamName=bus._stream))["Shards"]
+        for n, shard in [*((n, 1 + n % 2) for n in range(10, 20)), *((n, 0) for n in range(10))]:
+            place = {"PartitionKey": "k", "ExplicitHashKey": shards[shard]["HashKeyRange"]["StartingHashKey"]}
+            await kinesis.put_record(StreamName=bus._stream, Data=to_structured(envelope(n)), **place)
+        found = await Reader(bus, 100, takes=False).until(20)
+        assert found[:10] == list(range(10))
+        assert [n for n in found[10:] if n % 2] == [11, 13, 15, 17, 19]
+        assert [n for n in found[10:] if not n % 2] == [10, 12, 14, 16, 18]
 
 
 async def test_what_was_not_deleted_is_deleted_again(tmp_path: Path) -> None:
@@ -231,7 +345,7 @@ async def test_what_was_not_deleted_is_deleted_again(tmp_path: Path) -> None:
         assert set(left.values()) == {"0"}
 
 
-@on_each_bus
+@on_each_with_queues
 async def test_what_waits_is_kept_from_others_until_its_process_dies(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -348,7 +462,13 @@ _POLICIES = re.compile(r"```json\n(.*?)```", re.DOTALL)
 
 
 @pytest.mark.parametrize(
-    ("engine", "leaves_out"), [(SQS, ("events:",)), (EVENTBRIDGE, ("sns:", "sqs:TagQueue", "sqs:ListQueueTags"))]
+    ("engine", "leaves_out"),
+    [
+        (SQS, ("events:", "kinesis:", "dynamodb:")),
+        (EVENTBRIDGE, ("sns:", "sqs:TagQueue", "sqs:ListQueueTags", "kinesis:", "dynamodb:")),
+        (KINESIS, ("sns:", "sqs:", "events:")),
+    ],
+    ids=["sqs", "eventbridge", "kinesis"],
 )
 async def test_the_documented_rights_are_all_that_are_used(
     engine: Engine, leaves_out: tuple[str, ...], tmp_path: Path
@@ -358,7 +478,8 @@ async def test_the_documented_rights_are_all_that_are_used(
     receivers = {"receiver": [A], "other": [A]}
     # With a server of its own, since the bucket is made once.
     async with running(MiniStack) as server:
-        url = engine.url.replace(":4566", f":{server.port}") if engine.url else ""
+        assert engine.url is not None
+        url = engine.url.replace(":4566", f":{server.port}")
         for types in ([A], [A, B]):
             bus: Any = bus_at(f"{url}{'&' if '?' in url else '?'}name=life", "", keep=days(7))(
                 tmp_path, clock=VirtualClock(), owner="one"
@@ -367,8 +488,15 @@ async def test_the_documented_rights_are_all_that_are_used(
             bus._settles_ms = -1  # which still asks
             await bus.open()
             await bus.expect({**receivers, "receiver": types})
-            await bus.send("s", 0, 2, [envelope(len(types)), envelope(2 + len(types), data=b'"%s"' % (b"x" * 300_000))])
-            assert len(await Reader(bus).until(2)) == 2
+            await bus.send(
+                "s", 0, 2, [envelope(len(types)), envelope(2 + len(types), data=b'"%s"' % (b"x" * 1_048_500))]
+            )
+            reader = Reader(bus)
+            await reader.until(2)
+            if B in types:
+                # What was left the first time has been given back; now all of it is confirmed.
+                await reader.until(3)
+                await reader.read()
             await bus.close()
     guide = (Path(__file__).parents[2] / "docs" / "how-to" / "aws.md").read_text()
     documented: set[str] = set()

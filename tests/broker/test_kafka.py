@@ -18,8 +18,10 @@ from cloudevents.core.bindings.kafka import KafkaMessage, from_kafka, to_binary,
 from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from antiphon.broker.connecting import bus_at
+from antiphon.broker.feed import PATIENCE_S as PATIENCE_OF_A_BUS_S
 from antiphon.broker.kafka import KafkaBus, removable
 from antiphon.broker.librdkafka import counts_in, settings_of
 from antiphon.errors import BusError, DeclarationError
@@ -322,6 +324,18 @@ async def test_confirmations_that_are_lost(cluster: KafkaServer) -> None:
     assert firsts(found) == [envelope(n).id for n in range(21)]
 
 
+async def test_a_batch_that_takes_long_is_waited_for(cluster: KafkaServer) -> None:
+    """As long as something is confirmed now and then: sent again from its beginning, it would never be through."""
+    async with line_to(cluster.url) as line:
+        await cluster.advertise(line.port)
+        async with bus_of(line.url) as bus:
+            await bus.send("s", 0, 1, [envelope(0, key="one")])
+            loop = asyncio.get_running_loop()
+            line.delay_s, began = 0.025, loop.time()
+            await bus.send("s", 1, 161, [large(n) for n in range(1, 161)])
+            assert loop.time() - began > PATIENCE_OF_A_BUS_S
+
+
 async def test_a_broker_that_hangs_holds_up_nobody(cluster: KafkaServer) -> None:
     """While connections stay and nothing is answered, a send fails within its patience, the loop goes on, and so does
     a receiver when the broker goes on."""
@@ -416,6 +430,22 @@ def test_what_is_removed_has_been_taken_by_all_and_is_old() -> None:
     """A group that has no offset in a partition has taken nothing of it."""
     assert removable([{0: 9, 1: 4, 2: 7, 3: 3}, {0: 5, 1: 8, 3: 0}], {0: 7, 1: -1, 2: -1, 3: 2}) == {0: 5, 1: 4}
     assert removable([{0: 9}], {0: 0}) == {}
+
+
+@pytest.mark.parametrize(("kept", "warns"), [("-1", False), ("60000", True)])
+async def test_a_topic_that_forgets_by_itself_is_told_of(
+    kept: str, warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that somebody else has made keeps what it says; the log tells who may lose by that."""
+    require("Tansu", Tansu.is_there())
+    async with running(Tansu) as server:
+        settings = {"retention.ms": kept, "retention.bytes": "-1"}
+        admin = AdminClient({"bootstrap.servers": server.url.partition("://")[2]})
+        topic = NewTopic(TOPIC, num_partitions=1, replication_factor=1, config=settings)
+        await asyncio.wrap_future(admin.create_topics([topic])[TOPIC])
+        async with bus_of(server.url):
+            pass
+    assert ("may forget what a service has not taken" in caplog.text) is warns
 
 
 async def test_a_cluster_that_removes_nothing_stops_no_receiver(cluster: KafkaServer) -> None:

@@ -243,6 +243,7 @@ class Kafka(Foreign):
 
     async def close(self) -> None:
         await asyncio.to_thread(self._consumer.close)
+        del self._producer  # or it goes on looking for the cluster
         self._cluster.close()
 
     @asynccontextmanager

@@ -26,7 +26,7 @@ class Billed(Event, key="customer"):
     customer: str
 
 shop = Service("shop")
-billing = Service("billing", tables="CREATE TABLE IF NOT EXISTS bills (order_id TEXT PRIMARY KEY, cents INTEGER);")
+billing = Service("billing", tables="CREATE TABLE IF NOT EXISTS bills (order_id VARCHAR(64) PRIMARY KEY, cents INT);")
 counter = Service("counter")
 
 @billing.on(Ordered, retry=Retry(attempts=2, first=seconds(0.01)))

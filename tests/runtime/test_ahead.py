@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from antiphon import Event, Reject, Retry, Service, Transaction, seconds
+from antiphon.ports import Held
 from antiphon.runtime import ahead
+from antiphon.store.sqlite.store import SqliteStore
 from tests.runtime.holding import HoldingUnit, hold_statements
 from tests.runtime.kit import World, running
 from tests.runtime.test_model import live
@@ -297,6 +299,39 @@ async def test_a_time_limit_of_the_handlers_own_is_its_own_failure(tmp_path: Pat
         late.clear()
         await world.clock.advance(30)
         assert await world.rows("SELECT n FROM bills WHERE n = 25") == [(25,)]
+
+
+async def test_slow_answers_make_for_small_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as a message is answered late, half as many travel in the next one; then there are more again."""
+    shop, billing = Service("shop"), Service("billing", tables=TABLES)
+    each_ms = 20
+    monkeypatch.setattr(SqliteStore, "batch_ms", 200)
+    monkeypatch.setattr(ahead, "_LOOK_AT_CLOCK_EVERY", 1_000)
+    send = HoldingUnit._run_held
+
+    @billing.on(Ordered)
+    async def bill(event: Ordered, tx: Transaction) -> None:
+        await tx.execute("INSERT INTO bills (n) VALUES (?)", event.n)
+
+    async with running(tmp_path, shop, billing) as world:
+        await world.publish("shop", *orders(20))
+        messages()
+
+        async def slowly(self: HoldingUnit, held: Held) -> object:
+            if "INSERT INTO bills" in held.sql:
+                world.clock._elapsed_ms += each_ms
+            return await send(self, held)
+
+        monkeypatch.setattr(HoldingUnit, "_run_held", slowly)
+        await world.publish("shop", *orders(60, 20))
+        slow = messages()
+        each_ms = 0
+        await world.publish("shop", *orders(60, 80))
+        quick = messages()
+        assert slow[0] == 16
+        assert max(slow[1:]) <= 8
+        assert max(quick) >= 16
+        assert await world.rows("SELECT count(*) FROM bills") == [(140,)]
 
 
 async def test_trust_is_earned_by_success_and_lost_by_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,14 @@
 """Several workers and several stores: leases, fencing, the bus."""
 
+from collections import Counter, defaultdict
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from antiphon import Service, Transaction
-from antiphon.errors import LeaseLost
+from antiphon import Rate, Service, Transaction
+from antiphon.errors import DeclarationError, LeaseLost
 from antiphon.testing.clock import VirtualClock
 from tests.runtime.kit import running
 from tests.runtime.test_handling import NO_JITTER, Billed, Ordered
@@ -151,3 +154,156 @@ async def test_start_positions(tmp_path: Path) -> None:
         assert sorted(seen) == [("earliest", 1), ("earliest", 2), ("now", 2)]
         table = await world.rows("SELECT HANDLER, STATUS FROM antiphon_events ORDER BY 1, 2")
         assert table == [("late.from_earliest", "COMPLETED")] * 2 + [("late.from_now", "COMPLETED")]
+
+
+# --- partitions ------------------------------------------------------------------------------------------
+
+KEYS = 12
+
+
+class Mill:
+    """A service of a slow handler, as several processes run it; *handled* is what took effect in any of them."""
+
+    def __init__(self, clock: VirtualClock, **options: Any) -> None:
+        self.clock = clock
+        self.options = options
+        self.handled: list[tuple[str, int, str]] = []
+        self.at_once: Counter[str] = Counter()
+        self.most_at_once: Counter[str] = Counter()
+
+    def service(self, worker: str) -> Service:
+        """Its declaration in one process."""
+        service = Service("mill")
+
+        @service.on(Ordered, name="grind", retry=NO_JITTER, **self.options)
+        async def grind(event: Ordered, tx: Transaction) -> None:
+            self.at_once[worker] += 1
+            self.most_at_once[worker] = max(self.most_at_once[worker], self.at_once[worker])
+            try:
+                await self.clock.sleep(0.05)
+            finally:
+                self.at_once[worker] -= 1
+            await tx.execute("SELECT 1")
+            self.handled.append((event.customer, event.n, worker))
+
+        return service
+
+    def is_sound(self, count: int) -> None:
+        """Each of so many events took effect once, those of a key in order."""
+        assert sorted(n for _, n, _ in self.handled) == list(range(count))
+        of_key = defaultdict(list)
+        for key, n, _ in self.handled:
+            of_key[key].append(n)
+        assert all(numbers == sorted(numbers) for numbers in of_key.values())
+
+
+def orders(first: int, count: int) -> list[Ordered]:
+    """Events of some keys."""
+    return [Ordered(f"k{n % KEYS}", n) for n in range(first, first + count)]
+
+
+async def test_a_pressed_handler_is_divided_among_workers(tmp_path: Path) -> None:
+    """With somebody to share with, one that has no rest becomes several partitions; keys keep their order, and one
+    that joins, or goes, has or leaves its share within seconds."""
+    clock = VirtualClock()
+    mill, shop = Mill(clock), Service("shop")
+    async with running(tmp_path, shop, mill.service("one"), clock=clock) as one:
+        await one.runtime.publish("shop", *orders(0, 400))
+        await clock.advance(5)
+        assert list(one.runtime.workers) == ["mill.grind"]
+        async with running(tmp_path, shop, mill.service("two"), clock=clock) as two:
+            await one.until(lambda: len(two.runtime.workers) == 1 and len(one.runtime.workers) == 1, seconds=6)
+            assert {*one.runtime.workers, *two.runtime.workers} == {"mill.grind", "mill.grind#1"}
+            async with running(tmp_path, shop, mill.service("three"), clock=clock) as three:
+                runtimes = (one.runtime, two.runtime, three.runtime)
+                await one.until(lambda: sorted(len(each.workers) for each in runtimes) == [2, 3, 3], seconds=8)
+                await clock.advance(2)
+            await one.until(lambda: len(one.runtime.workers) == len(two.runtime.workers) == 4, seconds=4)
+        await one.until(lambda: len(one.runtime.workers) == 8, seconds=4)
+        await one.runtime.publish("shop", *orders(400, 30))
+        await one.until(lambda: len(mill.handled) >= 430)
+        await clock.advance(3)
+        mill.is_sound(430)
+        assert {worker for _, _, worker in mill.handled} == {"one", "two", "three"}
+
+
+async def test_partitions_in_one_process_share_its_concurrency(tmp_path: Path) -> None:
+    """However many partitions a process runs, no more attempts run in it at once than the handler says."""
+    clock = VirtualClock()
+    mill, shop = Mill(clock, concurrency=3), Service("shop")
+    async with running(tmp_path, shop, mill.service("one"), clock=clock) as one:
+        store = one.store
+        await one.until(lambda: "mill.grind" in one.runtime.workers)
+        one.runtime._stewards[0].workers["mill.grind"].stop()
+        await clock.rest()
+        lease = await store.acquire("mill.grind", one.runtime.owner)
+        assert lease is not None
+        await store.split(lease, 4)
+        await one.until(lambda: len(one.runtime.workers) == 4)
+        await one.runtime.publish("shop", *orders(0, 24))
+        await one.until(lambda: len(mill.handled) >= 24)
+        mill.most_at_once.clear()  # by now each partition knows that the handler waits for the outside
+        await one.runtime.publish("shop", *orders(24, 120))
+        await one.until(lambda: len(mill.handled) >= 144)
+        mill.is_sound(144)
+        assert mill.most_at_once == {"one": 3}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"rate": Rate(5, timedelta(seconds=1))}, {"fair_by": "customer"}],
+    ids=["rate", "fair_by"],
+)
+async def test_what_is_counted_over_all_events_stays_whole(tmp_path: Path, options: dict[str, Any]) -> None:
+    """A handler with a rate, or that shares its time fairly, is run by one worker at a time."""
+    clock = VirtualClock()
+    mill, shop = Mill(clock, **options), Service("shop")
+    async with (
+        running(tmp_path, shop, mill.service("one"), clock=clock) as one,
+        running(tmp_path, shop, mill.service("two"), clock=clock) as two,
+    ):
+        await one.runtime.publish("shop", *orders(0, 100))
+        await clock.advance(15)
+        assert [*one.runtime.workers, *two.runtime.workers] == ["mill.grind"]
+
+
+async def test_who_hung_has_its_share_again(tmp_path: Path) -> None:
+    """What a worker that hangs has lost is run by others soon after its leases end; back, it has its share again."""
+    clock = VirtualClock()
+    mill, shop = Mill(clock), Service("shop")
+    async with (
+        running(tmp_path, shop, mill.service("one"), clock=clock) as one,
+        running(tmp_path, shop, mill.service("two"), clock=clock) as two,
+    ):
+        await one.runtime.publish("shop", *orders(0, 600))
+        await one.until(lambda: len(one.runtime.workers) == len(two.runtime.workers) == 1, seconds=8)
+        steward = two.runtime._stewards[0]
+        tick, hangs = steward.tick, True
+
+        async def tick_unless_it_hangs() -> None:
+            if not hangs:
+                await tick()
+
+        steward.tick = tick_unless_it_hangs  # type: ignore[method-assign]
+        await one.until(lambda: len(one.runtime.workers) == 2, seconds=25)
+        hangs = False
+        await one.until(lambda: len(one.runtime.workers) == 1, seconds=70)
+        await one.until(lambda: len(two.runtime.workers) == 1, seconds=3)
+        await one.until(lambda: len(mill.handled) >= 600)
+        await clock.advance(3)
+        mill.is_sound(600)
+
+
+async def test_a_divided_handler_is_not_given_a_rate(tmp_path: Path) -> None:
+    """What counts over all events cannot be added to a handler that has been divided: that is said at the start."""
+    clock = VirtualClock()
+    mill, shop = Mill(clock), Service("shop")
+    async with running(tmp_path, shop, mill.service("one"), clock=clock, only=["shop"]) as one:
+        await one.store.register(mill.service("one").spec.handlers)
+        lease = await one.store.acquire("mill.grind", "other")
+        assert lease is not None
+        await one.store.split(lease, 2)
+    limited = Mill(clock, rate=Rate(5, timedelta(seconds=1)))
+    with pytest.raises(DeclarationError, match="divided into 2 partitions"):
+        async with running(tmp_path, shop, limited.service("one"), clock=clock):
+            pass

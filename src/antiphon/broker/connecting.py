@@ -23,6 +23,7 @@ _BUSES = {
     "amqps": ("rabbitmq", "RabbitBus", "rabbitmq"),
     "sqs": ("sqs", "SqsBus", "aws"),
     "eventbridge": ("eventbridge", "EventBridgeBus", "aws"),
+    "kinesis": ("kinesis", "KinesisBus", "aws"),
     "kafka": ("kafka", "KafkaBus", "kafka"),
     "kafka+ssl": ("kafka", "KafkaBus", "kafka"),
 }

@@ -14,24 +14,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, Message, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec  # type: ignore[attr-defined]
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec  # type: ignore[attr-defined]
 
 from antiphon.broker.feed import AGAIN, PATIENCE_S, Feed
-from antiphon.broker.librdkafka import LARGEST, Batch, Header, Reader, Sender, call, counts_in, settings_of
+from antiphon.broker.librdkafka import LARGEST, Batch, Reader, Sender, call, counts_in, settings_of
 from antiphon.broker.naming import shown
 from antiphon.broker.numbered import NumberedFeeds
-from antiphon.errors import BusError, InvalidEvent, Undecodable
+from antiphon.broker.records import from_record, to_record, type_in
+from antiphon.errors import BusError, InvalidEvent
 from antiphon.model.envelope import Envelope
 from antiphon.model.retry import milliseconds
 from antiphon.ports import Ability, Clock, LoggedEvent, Unreadable
-from antiphon.wire import from_attributes, from_message, to_attributes
 
 log = logging.getLogger("antiphon.broker")
 
@@ -39,11 +39,11 @@ _T = TypeVar("_T")
 _PURGE_EVERY_MS = 600_000
 #: How long the library may take to ask for the topics: a little less than what waits for it.
 _ASK_S = PATIENCE_S - 1
-_PREFIX = "ce_"
 _PARTITIONS = 12
 _UNKNOWN = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.GROUP_ID_NOT_FOUND)
 #: What makes topics as they are asked for, and removes none, says so.
 _NOT_THERE = KafkaError._UNSUPPORTED_FEATURE
+_NO_ANSWER = KafkaError._TRANSPORT
 _EARLIEST: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
 
 
@@ -87,6 +87,7 @@ class KafkaBus(NumberedFeeds[tuple[int, int]]):
                 count = len(topics[self._topic].partitions)
                 if count != self._counts["partitions"]:
                     log.info("%s: %s has %d partitions, and they stay as they are", self._where, self._topic, count)
+                await self._look_at_retention()
             else:
                 count = await self._make_topic()
             partitions = [TopicPartition(self._topic, number) for number in range(count)]
@@ -99,11 +100,10 @@ class KafkaBus(NumberedFeeds[tuple[int, int]]):
         producer = self._sender
         batch = Batch(len(events))
         try:
-            async with self._told("has not confirmed"):
+            async with self._told("has not confirmed", None):
                 for event in events:
-                    producer.publish(self._topic, *_record(event), batch.told)
-                if events:
-                    await batch.done
+                    producer.publish(self._topic, *to_record(event), batch.told)
+                await batch.confirmed(PATIENCE_S)
         except BaseException:
             # Whatever of it is still on its way ends here: of what is sent again, nothing may come before what is
             # before it.
@@ -196,11 +196,22 @@ class KafkaBus(NumberedFeeds[tuple[int, int]]):
         try:
             await _done(admin.create_topics([topic], operation_timeout=PATIENCE_S)[self._topic])
         except KafkaException as error:
-            if error.args[0].code() not in (KafkaError.TOPIC_ALREADY_EXISTS, _NOT_THERE):
+            if code_of(error) not in (KafkaError.TOPIC_ALREADY_EXISTS, _NOT_THERE):
                 raise
             found = await self._clock.run_blocking(lambda: admin.list_topics(self._topic, timeout=PATIENCE_S))
             return len(found.topics[self._topic].partitions)
         return count
+
+    async def _look_at_retention(self) -> None:
+        """Say so where the topic forgets by itself: it was made by somebody else."""
+        asked = ConfigResource(ConfigResource.Type.TOPIC, self._topic)
+        try:
+            settings = await _done(self._administration().describe_configs([asked])[asked])
+        except KafkaException:
+            return  # a cluster does not tell everybody
+        kept = {name: settings[name].value for name in ("retention.ms", "retention.bytes") if name in settings}
+        if set(kept.values()) != {"-1"}:
+            log.warning("%s may forget what a service has not taken: %s has %s", self._where, self._topic, kept)
 
     async def _keep_for(self, receiver: str, partitions: Sequence[TopicPartition]) -> None:
         """Have the receiver's group begin with the earliest event, where it has not begun yet."""
@@ -219,7 +230,7 @@ class KafkaBus(NumberedFeeds[tuple[int, int]]):
         try:
             await _done(self._administration().alter_consumer_group_offsets([asked])[group])
         except KafkaException as error:
-            if error.args[0].code() not in (KafkaError.UNKNOWN_MEMBER_ID, KafkaError.REBALANCE_IN_PROGRESS):
+            if code_of(error) not in (KafkaError.UNKNOWN_MEMBER_ID, KafkaError.REBALANCE_IN_PROGRESS):
                 raise
 
     async def _committed(self, group: str, partitions: Sequence[TopicPartition] | None) -> list[TopicPartition]:
@@ -242,18 +253,16 @@ class KafkaBus(NumberedFeeds[tuple[int, int]]):
         call(self._loop, self._wake)
 
     @asynccontextmanager
-    async def _told(self, what: str) -> AsyncIterator[None]:
-        """As `_translated`; where nothing came, why not."""
+    async def _told(self, what: str, patience_s: float | None = PATIENCE_S) -> AsyncIterator[None]:
+        """Raise BusError for what the library raises, and when nothing comes: with what was wrong last."""
         try:
-            async with self._translated(what, KafkaException, BufferError):
+            async with asyncio.timeout(patience_s):
                 yield
-        except BusError as error:
-            cause = error.__cause__
-            if isinstance(cause, KafkaException) and cause.args[0].code() != KafkaError._TRANSPORT:
-                raise
-            if self._trouble is None:
-                raise
-            raise BusError(f"it {what}: {self._trouble}", where=self._where, mend=AGAIN) from error
+        except (OSError, TimeoutError, BufferError, KafkaException) as error:
+            reason = str(error) or type(error).__name__
+            if self._trouble is not None and not (isinstance(error, KafkaException) and code_of(error) != _NO_ANSWER):
+                reason = self._trouble
+            raise BusError(f"it {what}: {reason}", where=self._where, mend=AGAIN) from error
 
     async def _confirm(self, receiver: str, tags: Sequence[tuple[int, int]]) -> None:
         offsets = [TopicPartition(self._topic, partition, offset) for partition, offset in dict(tags).items()]
@@ -281,10 +290,10 @@ class KafkaBus(NumberedFeeds[tuple[int, int]]):
         # The library types its headers as what may be sent, too.
         headers: dict[str, Any] = dict(message.headers() or ())
         body = message.value() or b""
-        if (headers.get(f"{_PREFIX}type") or b"").decode(errors="replace") not in ("", *types):
+        if type_in(headers) not in ("", *types):
             return None
         try:
-            event = _read(headers, body, self._clock.now_ms())
+            event = from_record(headers, body, self._clock.now_ms())
         except InvalidEvent as error:
             return Unreadable(seq, body, error)
         return LoggedEvent(seq, event) if event.type in types else None
@@ -302,36 +311,10 @@ def removable(taken: Sequence[Mapping[int, int]], young: Mapping[int, int]) -> d
     return found
 
 
-def _record(event: Envelope) -> tuple[bytes, bytes, list[Header]]:
-    """The key, value and headers of *event*."""
-    attributes, data = to_attributes(event)
-    headers: list[Header] = [("content-type", attributes.pop("datacontenttype"))]
-    headers += [(f"{_PREFIX}{name}", value.encode()) for name, value in attributes.items()]
-    return (event.id if event.key is None else event.key).encode(), data, headers
-
-
-def _read(headers: Mapping[str, bytes | None], body: bytes, now_ms: int) -> Envelope:
-    """The event of a record, whose content type tells whether headers or value say what it is. Raises InvalidEvent."""
-    attributes = dict(_attributes(headers))
-    content_type = _text("content-type", headers.get("content-type"))
-    if not attributes or content_type.startswith("application/cloudevents"):
-        return from_message({"content-type": content_type}, body, received_ms=now_ms)
-    if content_type:
-        attributes["datacontenttype"] = content_type
-    return from_attributes(attributes, body, received_ms=now_ms)
-
-
-def _attributes(headers: Mapping[str, bytes | None]) -> Iterator[tuple[str, str]]:
-    for name, value in headers.items():
-        if name.startswith(_PREFIX):
-            yield name[len(_PREFIX) :], _text(name, value)
-
-
-def _text(name: str, value: bytes | None) -> str:
-    try:
-        return (value or b"").decode()
-    except UnicodeDecodeError as error:
-        raise Undecodable("CloudEvent", f"header {name}", "it is not UTF-8") from error
+def code_of(error: KafkaException) -> int:
+    """What kind of error it is."""
+    code: int = error.args[0].code()
+    return code
 
 
 async def _was_there(removal: Future[Any]) -> bool:
@@ -339,7 +322,7 @@ async def _was_there(removal: Future[Any]) -> bool:
     try:
         await _done(removal)
     except KafkaException as error:
-        if error.args[0].code() not in (*_UNKNOWN, _NOT_THERE):
+        if code_of(error) not in (*_UNKNOWN, _NOT_THERE):
             raise
         return False
     return True

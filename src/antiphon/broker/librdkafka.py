@@ -40,6 +40,20 @@ class Batch:
         self._loop = asyncio.get_running_loop()
         self._left = count
         self.done: asyncio.Future[None] = self._loop.create_future()
+        if not count:
+            self.done.set_result(None)
+
+    async def confirmed(self, patience_s: float) -> None:
+        """Return when each is. Raises KafkaException, and TimeoutError when for so long none was confirmed."""
+        try:
+            while not self.done.done():
+                left = self._left
+                await asyncio.wait([self.done], timeout=patience_s)
+                if self._left == left and not self.done.done():
+                    raise TimeoutError
+            self.done.result()
+        finally:
+            self.done.cancel()
 
     def told(self, error: KafkaError | None, _: Message) -> None:
         """Called in the producer's thread, for each."""

@@ -27,6 +27,7 @@ from antiphon.ports import Clock
 
 _CHUNK, _FETCH_S, _AHEAD = 256, 30.0, 1_024
 _TRIM_EVERY = 500
+_CANCEL_AGAIN_S = 0.05
 #: Left of the server's limit for the headers of a message.
 _HEADERS = 16 * 1024
 
@@ -103,10 +104,12 @@ class ChannelSource(_Connected):
 
     async def close(self) -> None:
         """Read no more, and disconnect. Idempotent."""
-        for reader in self._readers:
-            reader.cancel()
-        await asyncio.gather(*self._readers, return_exceptions=True)
         await super().close()
+        while running := [each for each in self._readers if not each.done()]:
+            # More than once: a fetch may swallow a cancellation that comes together with a message.
+            for reader in running:
+                reader.cancel()
+            await asyncio.wait(running, timeout=_CANCEL_AGAIN_S)
 
     async def _read(self, subject: str, after: int) -> None:
         stream = await self._js.find_stream_name_by_subject(subject)

@@ -42,7 +42,7 @@ def add_stores(parser: argparse.ArgumentParser) -> None:
         "--store",
         metavar="URL",
         default=os.environ.get(STORE) or None,
-        help=f"the database that holds the stores: postgresql:// (default: ${STORE}, else files)",
+        help=f"the database that holds the stores: postgresql://, mariadb:// (default: ${STORE}, else files)",
     )
 
 

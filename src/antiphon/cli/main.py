@@ -43,6 +43,7 @@ COMMANDS = {
     "graph": Command("draw who publishes what to whom", "antiphon.cli.choreography:graph"),
     "publish": Command("publish one event from outside", "antiphon.cli.publish:publish"),
     "status": Command("show handlers: how far, how well, by whom", "antiphon.cli.status:status"),
+    "lag": Command("show how much waits, also while nothing runs", "antiphon.cli.lag:lag"),
     "tail": Command("show the newest events, and new ones as they come", "antiphon.cli.tail:tail"),
     "trace": Command("show what an event caused, and what caused it", "antiphon.cli.trace:trace"),
     "dead": Command("look at dead letters, mend them, run them again", "antiphon.cli.dead:dead"),
@@ -118,6 +119,7 @@ def _run(arguments: list[str]) -> int:
             rest = arguments[arguments.index(named) + 1 :]
             return int(command.load()([each for each in rest if each != "--debug"]) or 0)
         options = build_parser(named or "").parse_args(arguments)
+        options.arguments = arguments
         return int(options.run(options))
     except SystemExit as end:  # argparse: 2 after wrong arguments, 0 after --help
         return end.code if isinstance(end.code, int) else Exit.OK

@@ -8,9 +8,9 @@ import logging
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from antiphon.cli import arguments, output
+from antiphon.cli import arguments, output, workers
 from antiphon.cli.exits import Exit
 from antiphon.cli.loading import load
 
@@ -27,6 +27,14 @@ def run(parser: argparse.ArgumentParser) -> None:
     """Give *parser* the arguments of ``run``."""
     arguments.add_app(parser)
     add_running(parser)
+    parser.add_argument(
+        "--workers",
+        metavar="N",
+        type=workers.count,
+        default=1,
+        help="run so many processes, which share the work by keys and the port; one that dies is started again (1)",
+    )
+    parser.add_argument(workers.MEMBER, type=workers.line_and_port, default=(None, None), help=argparse.SUPPRESS)
     parser.epilog = (
         "SIGTERM or Ctrl-C drains: handlers end or are released, outboxes empty. A second one ends at once; "
         "nothing is lost by it."
@@ -66,26 +74,42 @@ def _run(options: argparse.Namespace) -> int:
         format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
     )
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of every request that is passed on
+    if getattr(options, "workers", 1) > 1:
+        port = None if options.no_gateway else _port(options)
+        code = workers.run_crew(options, port, lambda facts: _announce(facts, options.json))
+        output.say("stopped")
+        return code
     return asyncio.run(_until_stopped(load(options.app), options))
 
 
 async def _until_stopped(app: App, options: argparse.Namespace) -> int:
     stopped = _stop_on_signals()
+    line, inherited = getattr(options, "member_of", (None, None))
+    member = None if line is None else workers.Member(line)
+    if member is not None:
+        member.stop_with_parent(stopped.set)
     async with app.run_in(options.data, services=_services(options), store=options.store, bus=options.bus) as runtime:
         try:
             if options.no_gateway:
-                await _serving(app, options, None, stopped)
+                await _serving(app, options, None, stopped, member)
             else:
                 from antiphon.gateway.application import serve
 
                 grace_s, port = options.grace.total_seconds(), _port(options)
                 async with serve(
-                    app, runtime, host=options.host, port=port, grace_s=grace_s, elsewhere=options.elsewhere
+                    app,
+                    runtime,
+                    host=options.host,
+                    port=port,
+                    grace_s=grace_s,
+                    elsewhere=options.elsewhere,
+                    inherited=inherited,
                 ) as address:
-                    await _serving(app, options, address.url, stopped)
+                    await _serving(app, options, address.url, stopped, member)
         finally:
             await runtime.stop(options.grace.total_seconds())
-    output.say("stopped")
+    if member is None:
+        output.say("stopped")
     return Exit.OK
 
 
@@ -104,24 +128,36 @@ def _port(options: argparse.Namespace) -> int:
     return DEFAULT_PORT if is_public else 0
 
 
-async def _serving(app: App, options: argparse.Namespace, url: str | None, stopped: asyncio.Event) -> None:
+async def _serving(
+    app: App, options: argparse.Namespace, url: str | None, stopped: asyncio.Event, member: workers.Member | None
+) -> None:
     """Say what runs where, then wait for a signal."""
-    _announce(app, options, url)
+    facts = _facts(app, options, url)
+    if member is None:
+        _announce(facts, options.json)
+    else:
+        member.is_ready(facts)
     await stopped.wait()
-    output.say("draining")
+    if member is None:
+        output.say("draining")
 
 
-def _announce(app: App, options: argparse.Namespace, url: str | None) -> None:
+def _facts(app: App, options: argparse.Namespace, url: str | None) -> dict[str, Any]:
     here = _services(options)
     services = [*app.services, *app.channels] if here is None else here
     data = os.path.realpath(options.data)
-    output.say(f"{app.name}: {', '.join(services) or 'no services'}, data in {data}")
-    if url is not None:
-        output.say(f"gateway {url}")
-        output.say(f"docs {url}/docs")
-    output.say(f"ready, process {os.getpid()}; Ctrl-C or SIGTERM drains")
-    if options.json:
-        facts = {"ready": True, "app": app.name, "services": services, "url": url, "data": data, "pid": os.getpid()}
+    return {"ready": True, "app": app.name, "services": services, "url": url, "data": data, "pid": os.getpid()}
+
+
+def _announce(facts: dict[str, Any], as_json: bool) -> None:
+    output.say(f"{facts['app']}: {', '.join(facts['services']) or 'no services'}, data in {facts['data']}")
+    if facts["url"] is not None:
+        output.say(f"gateway {facts['url']}")
+        output.say(f"docs {facts['url']}/docs")
+    if "workers" in facts:
+        output.say(f"workers {', '.join(map(str, facts['workers']))}")
+    output.say(f"ready, process {facts['pid']}; Ctrl-C or SIGTERM drains")
+    if as_json:
         output.emit(facts)
 
 

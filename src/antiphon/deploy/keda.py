@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
-from importlib.resources import files
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -18,8 +16,8 @@ CONNECTION = "KEDA_POSTGRES"
 QUEUES = "ANTIPHON_BUS"
 #: One process more for so many events that wait.
 _PER_PROCESS = 1_000
-#: More than these are not counted: the index alone is read, and no more of it than this.
-_MOST = 100_000
+#: How many processes of a service are started at most: yours to change, up to the 64 partitions of a handler.
+_MOST = 8
 _ASKED_EVERY_S = 15
 _IDLE_S = 300
 _REMARK = "Needs KEDA 2.10 or newer in the cluster. {why}"
@@ -32,22 +30,15 @@ def scales(plan: Plan) -> bool:
 
 def lag_query(plan: Plan, unit: Unit) -> str:
     """SQL that counts what *unit* has before it, up to a bound. It reads, and its role needs no more than that."""
-    texts = _parts()
-    shared = plan.app.name
     parts = []
     for spec in unit.services:
-        names = {
-            "schema": _identifier(_schema(plan, spec.name if plan.app.own_stores else shared)),
-            "bus": _identifier(_schema(plan, "bus")),
-            "service": _literal(spec.name),
-            "receiver": _literal(f"inlet:{spec.name}"),
-            "sender": _literal(f"outlet:{spec.name}"),
-            "most": _MOST,
-        }
-        parts.append(texts["store"].format(**names))
+        schema = _identifier(_schema(plan, spec.name if plan.app.own_stores else plan.app.name))
+        parts.append(f"SELECT waiting FROM {schema}.antiphon_lag WHERE service = {_literal(spec.name)}")  # noqa: S608  both are quoted
         if plan.app.own_stores and plan.bus is None:
-            parts.append(texts["bus"].format(**names))
-    return "SELECT " + "\n+ ".join(parts)
+            bus, receiver = _identifier(_schema(plan, "bus")), _literal(f"inlet:{spec.name}")
+            parts.append(f"SELECT waiting FROM {bus}.antiphon_lag WHERE handler = {receiver}")  # noqa: S608
+    together = "\n  UNION ALL ".join(parts)
+    return f"SELECT coalesce(sum(waiting), 0)::bigint FROM (\n  {together}\n) AS lag"  # noqa: S608
 
 
 def fewest(plan: Plan, unit: Unit) -> tuple[int, str]:
@@ -64,8 +55,12 @@ def fewest(plan: Plan, unit: Unit) -> tuple[int, str]:
 
 
 def most(unit: Unit) -> int:
-    """How many processes can have something to do: a handler is run by one at a time."""
-    return max(1, sum(len(spec.handlers) for spec in unit.services))
+    """How many processes can have something to do: keys of a handler are divided among them, unless it counts its
+    events or is a workflow's; such a one is run by one process at a time."""
+    handlers = [handler for spec in unit.services for handler in spec.handlers]
+    if any(each.rate is None and each.fair_by is None and each.workflow is None for each in handlers):
+        return _MOST
+    return max(1, min(len(handlers), _MOST))
 
 
 def scaled(plan: Plan, unit: Unit, secret: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -132,16 +127,6 @@ def _schema(plan: Plan, name: str) -> str:
     """The schema of a store, as the URL's own prefix has it."""
     assert plan.store is not None
     return dict(parse_qsl(urlsplit(plan.store.url).query)).get("schema", "") + name
-
-
-@cache
-def _parts() -> dict[str, str]:
-    text = files("antiphon.deploy").joinpath("lag.sql").read_text(encoding="utf-8")
-    found = {}
-    for part in text.split("-- part: ")[1:]:
-        name, _, sql = part.partition("\n")
-        found[name] = "\n".join(line for line in sql.strip().splitlines() if not line.startswith("--"))
-    return found
 
 
 def _identifier(name: str) -> str:

@@ -112,15 +112,16 @@ async def serve(
     max_body: int = MAX_BODY,
     grace_s: float = 5.0,
     elsewhere: Mapping[str, str] | None = None,
+    inherited: int | None = None,
 ) -> AsyncIterator[Address]:
     """Serve the routes of *app* for the length of the block; yields the address that was bound (``.url``).
 
-    A *port* of 0 is any that is free. Signals are left to the caller. At the end streams are closed and
-    requests have *grace_s* to end; stop the runtime after that. Raises AntiphonError for an address that
-    cannot be had, DeclarationError for routes that contradict each other.
+    A *port* of 0 is any that is free; *inherited* is the descriptor of a socket that listens already. Signals are
+    left to the caller. At the end streams are closed and requests have *grace_s* to end; stop the runtime after that.
+    Raises AntiphonError for an address that cannot be had, DeclarationError for routes that contradict each other.
     """
     gateway = build(app, runtime, ingress=ingress, max_body=max_body, elsewhere=elsewhere)
-    async with listening(gateway, host, port, draining=gateway.drain, grace_s=grace_s) as address:
+    async with listening(gateway, host, port, draining=gateway.drain, grace_s=grace_s, inherited=inherited) as address:
         gateway.neighbours.register(address.local)
         try:
             yield address

@@ -54,14 +54,15 @@ class _Server(uvicorn.Server):
 
 @asynccontextmanager
 async def listening(
-    app: ASGIApp, host: str, port: int, *, draining: Callable[[], None], grace_s: float
+    app: ASGIApp, host: str, port: int, *, draining: Callable[[], None], grace_s: float, inherited: int | None = None
 ) -> AsyncIterator[Address]:
-    """Serve *app* for the length of the block; a *port* of 0 is any that is free.
+    """Serve *app* for the length of the block; a *port* of 0 is any that is free. *inherited* is the descriptor of a
+    socket that listens already, for several processes.
 
     At the end no connection is taken any more, *draining* is called, and requests that run have *grace_s*
     to end. Raises AntiphonError if the address cannot be had.
     """
-    sockets, address = _bind(host, port)
+    sockets, address = _bind(host, listen(host, port) if inherited is None else socket.socket(fileno=inherited))
     config = uvicorn.Config(
         app,
         http="h11",
@@ -93,18 +94,18 @@ async def listening(
         await serving
 
 
-def _bind(host: str, port: int) -> tuple[list[socket.socket], Address]:
-    public = _listen(host, port)
+def _bind(host: str, public: socket.socket) -> tuple[list[socket.socket], Address]:
     bound: int = public.getsockname()[1]
     if host in (_LOOPBACK, "localhost", "0.0.0.0"):  # noqa: S104
         return [public], Address(host, bound, _url(_LOOPBACK, bound))
     if host in ("::1", "::"):
         return [public], Address(host, bound, _url("::1", bound))
-    local = _listen(_LOOPBACK, 0)  # other processes of this machine come by the loopback interface
+    local = listen(_LOOPBACK, 0)  # other processes of this machine come by the loopback interface
     return [public, local], Address(host, bound, _url(_LOOPBACK, local.getsockname()[1]))
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that takes connections. Raises AntiphonError if the address cannot be had."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=_BACKLOG)

@@ -23,8 +23,8 @@ from antiphon.runtime.transaction import Publisher, Transaction
 
 #: So many events in a row must have taken effect before a handler's batches go without savepoints.
 TRUSTED_AFTER = 256
-# So many handlers are under way at most.
-_MOST_AHEAD = 128
+# So many handlers are under way at first, and at most: more while messages are answered soon, fewer while they are not.
+_FIRST_AHEAD, _MOST_AHEAD = 16, 128
 # How many statements a handler makes is known after so many of its calls.
 _CALLS_TO_KNOW = 8
 _LOOK_AT_CLOCK_EVERY = 8
@@ -42,6 +42,8 @@ class Habits:
         self._in_a_row = 0
         self._most = 0
         self._calls = 0
+        #: How many handlers may be under way.
+        self.room = _FIRST_AHEAD
 
     @property
     def trusted(self) -> bool:
@@ -59,6 +61,14 @@ class Habits:
     def waited(self) -> None:
         """It has awaited something outside the database after it had written: it is never trusted again."""
         self._in_a_row = -sys.maxsize
+
+    def answered(self, count: int, after_ms: int, within_ms: int) -> None:
+        """A message of so many statements was: what is sent at once keeps its locks, and counts against the time
+        limit of one handler."""
+        if after_ms > within_ms:
+            self.room = max(1, self.room // 2)
+        elif count >= self.room and after_ms < within_ms // 2:
+            self.room = min(_MOST_AHEAD, 2 * self.room)
 
     def made(self, statements: int) -> None:
         """A call has ended that made so many."""
@@ -175,7 +185,7 @@ class Ahead:
 
     def _is_in_the_way(self, attempt: Attempt) -> bool:
         """Whether somebody has to end before *attempt* begins."""
-        return attempt.key in self._keys or len(self._under_way) >= _MOST_AHEAD
+        return attempt.key in self._keys or len(self._under_way) >= self._habits.room
 
     def _may_follow(self, call: _Call) -> bool:
         """Whether the next one may begin, as far as the last one is concerned."""
@@ -187,8 +197,14 @@ class Ahead:
         """Have what waits sent, and let those go on who get an answer, each when the one ahead has ended. False if
         one has left the batch."""
         under_way = self._under_way
-        if any(type(call.waiting) is Held for call in under_way):
-            await self._invoker.within_limit(self._unit.send())
+        waiting = sum(type(call.waiting) is Held for call in under_way)
+        if waiting:
+            began_ms = self._store.store_ms()
+            try:
+                await self._invoker.within_limit(self._unit.send())
+            finally:
+                took_ms = self._store.store_ms() - began_ms
+                self._habits.answered(waiting, took_ms, self._store.batch_ms)
         while under_way:
             call = under_way[0]
             if type(call.waiting) is Held:

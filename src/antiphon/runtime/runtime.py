@@ -19,6 +19,7 @@ from antiphon.model.events import MAX_PAYLOAD, event_type_of
 from antiphon.model.handlers import HandlerSpec, ServiceSpec
 from antiphon.model.retry import days
 from antiphon.model.workflows import ADVANCE_TYPE
+from antiphon.policy.sharing import can_be_split
 from antiphon.ports import INTERNAL, PUBLISHED, Bus, Clock, MakeBus
 from antiphon.runtime.channels import ChannelWorker, Forwarder, Receiver
 from antiphon.runtime.clock import SystemClock
@@ -182,6 +183,15 @@ class Runtime:
             [handler for spec in specs for handler in spec.handlers],
             [handler for spec in others for handler in spec.handlers],
         )
+        divided = {each.handler: each.parts for each in await store.partitions() if each.parts > 1}
+        for handler in (handler for spec in specs for handler in spec.handlers):
+            if handler.name in divided and not can_be_split(handler):
+                raise DeclarationError(
+                    f"it has been divided into {divided[handler.name]} partitions, and cannot be any more: what it is "
+                    "declared with counts over all of its events",
+                    where=handler.name,
+                    mend="Give it another name, with start='now' if it is not to handle the past again",
+                )
         async with store.unit() as unit:
             for spec in specs:
                 for schedule in spec.schedules:

@@ -82,13 +82,15 @@ class Steward:
             if each.name in self._tasks or self._stopping or not self._looks_free(each):
                 continue
             lot = self._lot(each)
-            if self._held(lot, partitions) < shares[lot]:
+            if len(self._own(lot, partitions)) < shares[lot]:
                 await self._take(each)
             else:
                 await self._take_left_over(each)
         for lot, most in shares.items():
-            if self._held(lot, partitions) > most:
-                self._hand_over(lot, partitions)
+            own = self._own(lot, partitions)
+            # Who is told to stop comes first the next time too: nobody is told in place of one that is not done yet.
+            for name in own[: max(0, len(own) - most)]:
+                self.workers[name].stop()
         self._split_pressed()
 
     async def _renew(self) -> None:
@@ -121,22 +123,21 @@ class Steward:
             self._waited.clear()
             self._offered.clear()
         sizes = Counter(map(self._lot, partitions))
-        shares, dealt = {}, 0
+        shares: dict[str, int] = {}
+        dealt: Counter[str] = Counter()
         for each in partitions:
             lot = self._lot(each)
             if lot in shares:
                 continue
-            workers = self._workers_of(self._handlers[each.handler].service)
+            service = self._handlers[each.handler].service
+            workers = self._workers_of(service)
             if each.parts > 1:
                 # As cards are dealt: who has one more of this handler has none more of the next.
-                shares[lot] = share(sizes[lot], len(workers), workers.index(self._owner) - dealt)
-                dealt += sizes[lot]
+                shares[lot] = share(sizes[lot], len(workers), workers.index(self._owner) - dealt[service])
+                dealt[service] += sizes[lot]
             else:
                 shares[lot] = -(-sizes[lot] // len(workers))
         return shares
-
-    def _held(self, lot: str, partitions: Sequence[Partition]) -> int:
-        return len(self._own(lot, partitions))
 
     def _own(self, lot: str, partitions: Sequence[Partition]) -> list[str]:
         """Those of a lot that run here as part of our share."""
@@ -183,9 +184,6 @@ class Steward:
             self._left_over[name] -= 1
             if self._left_over[name] <= 0:
                 del self._left_over[name]
-
-    def _hand_over(self, lot: str, partitions: Sequence[Partition]) -> None:
-        self.workers[self._own(lot, partitions)[0]].stop()
 
     def _split_pressed(self) -> None:
         """Have those partitions of ours divided that have had no rest, if there are workers to share them with."""

@@ -200,7 +200,11 @@ class Worker:
             # It waits for the outside world: from now on its attempts start outside the batch.
             self._goes_outside = True
             attempt, tx, suspended = batch.suspended
-            await self._outside.run(lease, attempt, (tx, suspended))
+            taken = self._slots.take(1)
+            try:
+                await self._outside.run(lease, attempt, (tx, suspended))
+            finally:
+                self._slots.give_back(taken)
 
     async def _probe(self, lease: Lease, due: list[OpenDelivery]) -> bool:
         """The handler is paused: try one delivery, to see whether it works again."""

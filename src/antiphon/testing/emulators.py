@@ -58,6 +58,13 @@ class MiniStackEventBridge(MiniStackUnordered):
     scheme = "eventbridge"
 
 
+class MiniStackKinesis(MiniStack):
+    """Its streams."""
+
+    scheme = "kinesis"
+    options = "?shards=4&poll=0.2"
+
+
 class Moto(MiniStack):
     """Moto's server."""
 

@@ -11,9 +11,11 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
-from asyncmy.connection import Connection
+from asyncmy.connection import Connection, MySQLResult
 from asyncmy.constants import CLIENT
+from asyncmy.constants.COMMAND import COM_STMT_EXECUTE
 from asyncmy.errors import Error, InterfaceError
+from asyncmy.protocol import pack_binary_params
 
 from antiphon.errors import DeclarationError, StoreCorrupt, StoreError, StoreFull, StoreLocked
 from antiphon.store.mariadb.statements import Statement, understood
@@ -21,6 +23,8 @@ from antiphon.store.mariadb.statements import Statement, understood
 #: MariaDB 10.6 is the first whose changes of tables are atomic, and that has JSON_TABLE.
 OLDEST = (10, 6)
 DUPLICATE, NO_DATABASE = 1062, 1049
+# The client's own errors: nothing more is read from that connection.
+_BROKEN = range(2000, 2070)
 #: Statements that a session keeps prepared. The server has room for 16,382 of all its sessions, if nobody says more.
 _PREPARED = 64
 _CONNECT_S = 10
@@ -41,8 +45,9 @@ _ISOLATION = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"
 
 
 class Address(msgspec.Struct, frozen=True):
-    """A database of a server. *database* is the store's own: that of the URL, ``_`` and the store's name."""
+    """A database of a server. *database* is the store's own: that of the URL, ``_`` and the store's *name*."""
 
+    name: str
     database: str
     host: str
     port: int = 3306
@@ -98,6 +103,7 @@ def address(url: str, name: str) -> Address:
             f"{database!r} is no name for a database", where="the store's address", mend="mariadb://user@host/database"
         )
     return Address(
+        name,
         database,
         parts.hostname or "localhost",
         parts.port or 3306,
@@ -149,9 +155,31 @@ class Session:
     async def run(self, statement: Statement, parameters: Sequence[Any] = ()) -> Result:
         """Run one statement."""
         prepared = await self._prepare(statement.text)
-        found = await prepared.execute(statement.bound(parameters))
-        columns = tuple(column[0] for column in found.description) if found.description else ()
-        return Result(found.rows or (), int(found.affected_rows), int(found.insert_id), columns)
+        return _result(await prepared.execute(statement.bound(parameters)))
+
+    async def run_together(self, statements: Sequence[tuple[Statement, Sequence[Any]]]) -> list[Result | Error]:
+        """Run statements one after the other, sent in one go; what each has come to, its error too: those behind one
+        that fails are run all the same."""
+        prepared = [await self._prepare(statement.text) for statement, _ in statements]
+        connection = self._connection
+        for each, (statement, parameters) in zip(prepared, statements, strict=True):
+            bound = statement.bound(parameters)
+            values = pack_binary_params(bound, "utf8") if bound else b""
+            await connection._execute_command(COM_STMT_EXECUTE, each._execute_header + values)
+        found: list[Result | Error] = []
+        for each in prepared:
+            connection._next_seq_id = 1  # each answer counts its packets anew
+            answer: Any = MySQLResult(connection)
+            try:
+                await answer.read_binary(each)
+            except Error as error:
+                if connection._stream_broken or error.args[0] in _BROKEN:
+                    raise
+                found.append(error)
+            else:
+                connection.server_status = answer.server_status or connection.server_status
+                found.append(_result(answer))
+        return found
 
     async def run_many(self, text: str, rows: Sequence[tuple[Any, ...]]) -> int:
         """Run one statement for each of *rows*, in as few messages as may be; returns the rows changed."""
@@ -192,6 +220,11 @@ class Session:
             await self._connection.ensure_closed()
         except (Error, OSError):
             self._connection.close()
+
+
+def _result(found: Any) -> Result:
+    columns = tuple(column[0] for column in found.description) if found.description else ()
+    return Result(found.rows or (), int(found.affected_rows), int(found.insert_id), columns)
 
 
 def _parts(rows: Sequence[tuple[Any, ...]], largest: int) -> Iterator[list[tuple[Any, ...]]]:

@@ -19,7 +19,7 @@ from antiphon.store.mariadb.queries import query
 log = logging.getLogger("antiphon.store")
 
 #: Looks at the log's head are so far apart after something has come, and at most, when nothing comes.
-SOONEST_S, LATEST_S = 0.02, 0.25
+SOONEST_S, LATEST_S = 0.02, 0.1
 _SLOWER = 1.25
 _AGAIN_S = 1.0
 _WAIT_FOR_LOCK_S = 5
@@ -34,7 +34,7 @@ class Listener:
     """The one session of a process that stays: its lock shows that the process lives, and it looks at the log's head.
 
     MariaDB wakes nobody, so the head is read again and again: every 20 ms after it has moved, more and more
-    slowly down to four times a second when it does not.
+    slowly down to ten times a second when it does not.
     """
 
     def __init__(

@@ -11,11 +11,11 @@ from asyncmy.errors import Error
 
 from antiphon.errors import DeclarationError, StoreError
 from antiphon.model.envelope import Envelope
-from antiphon.ports import TIMEOUT_OF, Clock, Lease
-from antiphon.store.mariadb.connection import DUPLICATE, Address, Result, Session, store_error
+from antiphon.ports import TIMEOUT_OF, Clock, Held, Lease
+from antiphon.store.mariadb.connection import Address, Result, Session, store_error
 from antiphon.store.mariadb.queries import query
+from antiphon.store.mariadb.sending import changed, rows_of, run_held, run_one
 from antiphon.store.mariadb.statements import defines, ends_transaction, understood
-from antiphon.store.named import row_type
 from antiphon.store.rows import log_row
 from antiphon.store.units import SqlUnit
 
@@ -44,6 +44,8 @@ class MariaUnit(SqlUnit):
         "_busy",
         "_drawn",
         "_has_savepoint",
+        "_held",
+        "_holder",
         "_mark",
         "_outgoing",
         "_over",
@@ -68,6 +70,8 @@ class MariaUnit(SqlUnit):
         self._over: Exception | None = None
         self._begun = self._wrote = self._drawn = False
         self._has_savepoint = False
+        self._held: list[Held] = []
+        self._holder: asyncio.Task[Any] | None = None
         self._outgoing: list[tuple[Any, ...]] = []
         self._before_mark: list[tuple[Any, ...]] = []
         self._mark = 0
@@ -99,14 +103,14 @@ class MariaUnit(SqlUnit):
 
     async def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
         """Run one statement; returns the rows that it changed."""
-        found = await self._run(sql, parameters)
-        if found is None:
-            return 0
-        statement = understood(sql)
-        return min(found.affected, 1) if statement.kind == "upsert" and statement.is_single else found.affected
+        if self._holder is not None and self._holder is asyncio.current_task():
+            return await self._hold(Held(sql, parameters))  # type: ignore[no-any-return]
+        return changed(understood(sql), await self._run(sql, parameters))
 
     async def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> int:
         """Run one statement for each of *rows*; returns the rows changed."""
+        if self._holder is not None and self._holder is asyncio.current_task():
+            return await self._hold(Held(sql, list(rows), many=True))  # type: ignore[no-any-return]
         statement = understood(sql)
         if statement.kind == "skip" and (_OURS not in sql or statement.many is None):
             return sum([await self.execute(sql, row) for row in rows])
@@ -120,20 +124,18 @@ class MariaUnit(SqlUnit):
                 self._unsent.append(_GUARD)
             await self._send_unsent()
             try:
-                changed = await self._session.run_many(statement.many or statement.text, many)
+                found = await self._session.run_many(statement.many or statement.text, many)
             except Error as error:
                 if is_guarded and store_error(error, self._where) is None:
                     await self._session.say(_UNDO)
                 raise
-        return min(changed, len(many)) if statement.kind == "upsert" else changed
+        return min(found, len(many)) if statement.kind == "upsert" else found
 
     async def fetch_all(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """All rows of one query."""
-        found = await self._run(sql, parameters)
-        if found is None:
-            return []
-        row = row_type(found.columns)
-        return [row(each) for each in found.rows]
+        if self._holder is not None and self._holder is asyncio.current_task():
+            return await self._hold(Held(sql, parameters, fetches=True))  # type: ignore[no-any-return]
+        return rows_of(await self._run(sql, parameters))
 
     async def _run(self, sql: str, parameters: Sequence[Any]) -> Result | None:
         """What one statement has come to; None if its row was there already, and it says to leave that alone."""
@@ -141,12 +143,7 @@ class MariaUnit(SqlUnit):
         statement = understood(sql)
         async with self._statement(sql):
             await self._send_unsent()
-            try:
-                found = await self._session.run(statement, parameters)
-            except Error as error:
-                if statement.kind == "skip" and statement.is_single and error.args[0] == DUPLICATE:
-                    return None
-                raise
+            found = await run_one(self._session, statement, parameters)
             self._wrote = self._wrote or not statement.reads
             return found
 
@@ -165,6 +162,8 @@ class MariaUnit(SqlUnit):
             async with self._turn:
                 self._check()
                 try:
+                    if self._held:
+                        await self._send_held()
                     yield
                 except Error as error:
                     ours = store_error(error, self._where)
@@ -185,7 +184,10 @@ class MariaUnit(SqlUnit):
         word = None if _OURS in sql else ends_transaction(sql)
         if word is None or (defines(sql) and not (self._begun or self._unsent or self._outgoing)):
             return
-        raise DeclarationError(
+        raise self._refused(word)
+
+    def _refused(self, word: str) -> DeclarationError:
+        return DeclarationError(
             f"{word} would commit or end the transaction that it is in",
             where=self.shown,
             mend="Make and change tables in the service's tables=; transactions and savepoints are the unit's",
@@ -197,6 +199,39 @@ class MariaUnit(SqlUnit):
             self._over = DeclarationError(f"a statement has ended the transaction: {sql[:80]}", where=self.shown)
             raise self._over
         self._begun = self._session.in_transaction
+
+    # ------------------------------------------------------------------ statements that travel together
+
+    def hold(self) -> bool:
+        """From now on statements of the current task wait for `send`."""
+        self._holder = asyncio.current_task()
+        return True
+
+    def _hold(self, statement: Held) -> Held:
+        self._check()
+        word = ends_transaction(statement.sql)
+        if word is not None:
+            raise self._refused(word)
+        self._held.append(statement)
+        return statement
+
+    async def send(self, *, last: bool = False) -> None:
+        """Send what waits, in order and in one go. What fails costs the whole unit: no savepoint is set."""
+        if last:
+            self._holder = None
+        if self._held:
+            async with self._statement(_OURS):
+                pass
+
+    async def _send_held(self) -> None:
+        held, self._held = self._held, []
+        try:
+            await self._send_unsent()
+            self._wrote = True
+            await run_held(self._session, held)
+        except BaseException as error:
+            self._over = self._over or StoreError(f"statements sent together failed ({error})", where=self.shown)
+            raise
 
     # ------------------------------------------------------------------ savepoints
 

@@ -36,7 +36,7 @@ from antiphon.testing.conformance.places import (
     unique_name,
 )
 from antiphon.testing.conformance.raw import put_on_nats, put_on_rabbitmq, put_on_redis
-from antiphon.testing.emulators import MiniStack, MiniStackEventBridge, MiniStackUnordered
+from antiphon.testing.emulators import MiniStack, MiniStackEventBridge, MiniStackKinesis, MiniStackUnordered
 from antiphon.testing.kafka import KafkaServer
 from antiphon.testing.mariadb import MariadbServer
 from antiphon.testing.servers import NatsServer, PostgresServer, RabbitServer, RedisServer, Server, listens_at, running
@@ -176,6 +176,7 @@ ENGINES = (
     Engine("sqs", "sqs://127.0.0.1:4566", frozenset({"order"}), MiniStack),
     Engine("sqs-standard", "sqs://127.0.0.1:4566?order=none", frozenset(), MiniStackUnordered),
     Engine("eventbridge", "eventbridge://127.0.0.1:4566?order=none", frozenset(), MiniStackEventBridge),
+    Engine("kinesis", "kinesis://127.0.0.1:4566?shards=4&poll=0.2", frozenset({"order"}), MiniStackKinesis),
     Engine("kafka", "kafka://127.0.0.1:9092", frozenset({"order"}), KafkaServer),
 )
 
