@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import aiormq
 import nats
@@ -92,7 +92,9 @@ async def plain_nats(url: str, name: str) -> AsyncIterator[Plain]:
 async def plain_redis(url: str, name: str) -> AsyncIterator[Plain]:
     """redis-py. There is no binding for Redis: the field ``event`` holds structured JSON."""
     stream = f"antiphon:{{{name}}}:events"
-    async with Redis.from_url(url) as client:
+    # What its commands return is typed as everything that it could be.
+    connection: Any = Redis.from_url(url)
+    async with connection as client:
         last: bytes | str = "0"
 
         async def publish(event: CloudEvent, form: str) -> None:
