@@ -18,41 +18,37 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from antiphon.testing.conformance.engines import ENGINES
 from benchmarks.engines.by_hand import by_hand
 from benchmarks.engines.lines import LINES
 from benchmarks.engines.ours import ours
 from benchmarks.peers import environment
 from benchmarks.peers.run import run_phase
-from benchmarks.peers.servers import SERVERS
 
 _FASTSTREAM = {"nats": "faststream_jetstream", "redis": "faststream_redis", "rabbitmq": "faststream_rabbitmq"}
 _CONTESTANTS = ("hand", "ours", "faststream")
 _WITHIN_S = 300
 
 
-def address(engine: str) -> str:
-    """Where the broker of this machine is."""
-    return SERVERS[engine].address.removesuffix("/0") if engine == "redis" else SERVERS[engine].address
-
-
-def one(contestant: str, engine: str, events: int) -> dict[str, float]:
+def one(contestant: str, engine: str, url: str, events: int) -> dict[str, float]:
     """What one contestant achieves, here and now."""
     name = f"bench_{os.getpid()}"
     with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".antiphon-bench-") as folder:
         if contestant == "hand":
-            return {"rate": asyncio.run(by_hand(engine, address(engine), name, Path(folder), events))}
-        rate, cpu_us = asyncio.run(ours(address(engine), name, Path(folder), events))
+            rate, cpu_us = asyncio.run(by_hand(engine, url, name, Path(folder), events))
+        else:
+            rate, cpu_us = asyncio.run(ours(url, name, Path(folder), events))
         return {"rate": rate, "cpu_us": cpu_us}
 
 
-def apart(contestant: str, engine: str, events: int, python: str | None) -> dict[str, float]:
+def apart(contestant: str, engine: str, url: str, events: int, python: str | None) -> dict[str, float]:
     """The same in a process of its own."""
     if contestant == "faststream":
         assert python is not None
         with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".antiphon-bench-") as folder:
             found = run_phase(_FASTSTREAM[engine], "steady", {"seconds": 2.0, "rate": 50.0}, python, Path(folder))
         return {"rate": found["rate"], "cpu_us": found["cpu_us"]}
-    command = [sys.executable, "-m", "benchmarks.engines", "--one", contestant, "--engine", engine]
+    command = [sys.executable, "-m", "benchmarks.engines", "--one", contestant, "--engine", engine, "--url", url]
     done = subprocess.run(
         [*command, "--events", str(events)], stdout=subprocess.PIPE, text=True, check=True, timeout=_WITHIN_S
     )
@@ -60,13 +56,13 @@ def apart(contestant: str, engine: str, events: int, python: str | None) -> dict
     return {name: float(value) for name, value in found.items()}
 
 
-def measure(engine: str, events: int, rounds: int, python: str | None) -> dict[str, Any]:
+def measure(engine: str, url: str, events: int, rounds: int, python: str | None) -> dict[str, Any]:
     """All contestants in turn; the best of each, and the ratios."""
     best: dict[str, dict[str, float]] = {}
     contestants = [each for each in _CONTESTANTS if each != "faststream" or (python and engine in _FASTSTREAM)]
     for _ in range(rounds):
         for contestant in contestants:
-            found = apart(contestant, engine, events, python)
+            found = apart(contestant, engine, url, events, python)
             if contestant not in best or found["rate"] > best[contestant]["rate"]:
                 best[contestant] = found
     rates = {name: found["rate"] for name, found in best.items()}
@@ -76,7 +72,7 @@ def measure(engine: str, events: int, rounds: int, python: str | None) -> dict[s
         "rounds": rounds,
         "load": round(os.getloadavg()[0], 1),
         "events_per_second": {name: round(rate) for name, rate in rates.items()},
-        "cpu_us_per_event": {name: round(found["cpu_us"], 1) for name, found in best.items() if "cpu_us" in found},
+        "cpu_us_per_event": {name: round(found["cpu_us"], 1) for name, found in best.items()},
         "of_by_hand": round(rates["ours"] / rates["hand"], 2),
         "times_faststream": round(rates["ours"] / rates["faststream"], 1) if "faststream" in rates else None,
     }
@@ -90,21 +86,32 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--no-peers", action="store_true", help="without FastStream, which has to be installed")
     parser.add_argument("--json", action="store_true", help="print one JSON object a broker")
+    parser.add_argument("--url", help=argparse.SUPPRESS)
     parser.add_argument("--one", choices=_CONTESTANTS[:2], help=argparse.SUPPRESS)
     options = parser.parse_args()
-    engines = options.engine or [name for name in LINES if SERVERS[name].answers()]
     if options.one:
-        print(json.dumps(one(options.one, engines[0], options.events)))
+        print(json.dumps(one(options.one, options.engine[0], options.url, options.events)))
         return
+    asyncio.run(_all(options))
+
+
+async def _all(options: argparse.Namespace) -> None:
+    """Each broker where it listens, or on a server started for it."""
     python = None if options.no_peers else environment.make_ready()
-    for engine in engines:
-        found = measure(engine, options.events, options.rounds, python)
+    for engine in [each for each in ENGINES if each.name in (options.engine or LINES)]:
+        async with engine.reached() as url:
+            if url is None:
+                print(f"{engine.name:9} is not here", file=sys.stderr)
+                continue
+            found = await asyncio.to_thread(measure, engine.name, url, options.events, options.rounds, python)
         if options.json:
             print(json.dumps(found), flush=True)
             continue
         rates = "   ".join(f"{name} {rate:,}/s" for name, rate in found["events_per_second"].items())
         times = f", {found['times_faststream']} times FastStream" if found["times_faststream"] else ""
-        print(f"{engine:9} {rates}   {found['of_by_hand']} of by hand{times}   (load {found['load']})", flush=True)
+        cpu = " ".join(f"{name} {us:.0f}" for name, us in found["cpu_us_per_event"].items())
+        ratios = f"{found['of_by_hand']} of by hand{times}"
+        print(f"{engine.name:9} {rates}   {ratios}   CPU µs: {cpu}   (load {found['load']})", flush=True)
 
 
 if __name__ == "__main__":

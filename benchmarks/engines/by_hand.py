@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 
 import msgspec
 
@@ -109,8 +109,8 @@ class Place:
         await self.line.close()
 
 
-async def by_hand(engine: str, url: str, name: str, folder: Path, events: int) -> float:
-    """Events a second of the whole chain, in one process."""
+async def by_hand(engine: str, url: str, name: str, folder: Path, events: int) -> tuple[float, float]:
+    """Events a second of the whole chain in one process, and microseconds of its CPU for each."""
     services = (("shop", None), ("billing", "OrderPlaced"), ("counter", "OrderBilled"))
     places = []
     for service, receives in services:
@@ -119,9 +119,9 @@ async def by_hand(engine: str, url: str, name: str, folder: Path, events: int) -
         await places[-1].line.open(receives)
     shop, billing, counter = places
     try:
-        started = perf_counter()
+        started, busy = perf_counter(), process_time()
         await asyncio.gather(shop.shop(events), billing.billing(events), counter.counter(events))
-        return events / (perf_counter() - started)
+        return events / (perf_counter() - started), (process_time() - busy) / events * 1e6
     finally:
         await shop.line.remove()  # type: ignore[attr-defined]
         for place in places:

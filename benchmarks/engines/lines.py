@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
 from antiphon.bench.workload import BATCH
@@ -193,4 +194,65 @@ class RabbitLine:
             await self._sending.queue_delete(f"{self._name}.{type_}")
 
 
-LINES: dict[str, Any] = {"nats": NatsLine, "redis": RedisLine, "rabbitmq": RabbitLine}
+class KafkaLine:
+    """librdkafka: an idempotent producer that waits for all of a batch, a consumer that commits what was taken."""
+
+    def __init__(self, url: str, name: str) -> None:
+        self._servers, self._name = url.partition("://")[2], name
+
+    async def open(self, receives: str | None) -> None:
+        """Connect, and make the topics."""
+        from confluent_kafka import Consumer, KafkaException, Producer
+        from confluent_kafka.admin import AdminClient, NewTopic
+
+        settings = {"bootstrap.servers": self._servers}
+        topics = [NewTopic(f"{self._name}.{type_}", num_partitions=12) for type_ in ("OrderPlaced", "OrderBilled")]
+        admin = AdminClient(settings)
+        for made in admin.create_topics(topics).values():
+            with suppress(KafkaException):  # another service has made it
+                made.result(_PATIENCE_S)
+        self._producer = Producer(settings | {"enable.idempotence": True, "acks": "all", "linger.ms": 1})
+        if receives is not None:
+            reading = {"group.id": f"{self._name}.{receives}", "auto.offset.reset": "earliest"}
+            self._consumer = Consumer(settings | reading | {"enable.auto.commit": False})
+            self._consumer.subscribe([f"{self._name}.{receives}"])
+
+    async def send(self, type_: str, messages: Sequence[Message]) -> None:
+        """All at once; the last confirmation is waited for in a thread."""
+        topic = f"{self._name}.{type_}"
+        refused: list[Any] = []
+
+        def told(error: Any, _: Any) -> None:
+            if error is not None:
+                refused.append(error)
+
+        for each in messages:
+            self._producer.produce(topic, each.data, key=each.key, headers={"id": each.id}, on_delivery=told)
+        left = await asyncio.to_thread(self._producer.flush, _PATIENCE_S)
+        assert not left
+        assert not refused
+
+    async def receive(self) -> list[Message]:
+        """What has come, up to a batch."""
+        found: list[Any] = []
+        while not found:
+            first = await asyncio.to_thread(self._consumer.poll, 1.0)
+            found = [] if first is None else [first, *self._consumer.consume(BATCH - 1, 0)]
+            # A topic that is just being made is no error that lasts.
+            found = [each for each in found if each.error() is None]
+        return [Message(each.headers()[0][1].decode(), each.key().decode(), each.value()) for each in found]
+
+    async def acknowledge(self) -> None:
+        """Commit the offsets, without waiting: what comes twice is known by its id."""
+        self._consumer.commit(asynchronous=True)
+
+    async def close(self) -> None:
+        """Disconnect."""
+        if hasattr(self, "_consumer"):
+            await asyncio.to_thread(self._consumer.close)
+
+    async def remove(self) -> None:
+        """Nothing: the cluster is the benchmark's own."""
+
+
+LINES: dict[str, Any] = {"nats": NatsLine, "redis": RedisLine, "rabbitmq": RabbitLine, "kafka": KafkaLine}

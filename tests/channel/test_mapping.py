@@ -9,6 +9,7 @@ from datetime import date
 from decimal import Decimal
 from typing import Any
 
+import msgspec
 import pytest
 from pydantic import BaseModel
 
@@ -234,3 +235,44 @@ def test_what_cannot_work_is_said_where_it_is_declared(url: str, options: dict[s
         App(Service("here"), name="mapped").channel(url, **options)
     assert "test_mapping" in str(caught.value)
     assert "hush" not in str(caught.value)
+
+
+def regional(here: str, peer: str, **options: Any) -> Mapper:
+    """That of a channel between two regions."""
+    app = App(Service("here"), name="geo")
+    channel = app.channel("nats://h", region=here, peer=peer, replicate=[Placed], options=options)
+    return Mapper(channel, SystemClock(), 1000)
+
+
+def born(service: str) -> Envelope:
+    """An event of that source."""
+    return Envelope(UUID, "Placed", 1, "o", service, 5, b'{"order":"o","amount":"1"}', UUID)
+
+
+def test_what_was_born_here_crosses_under_its_id() -> None:
+    """Sent to the other region's place, it says where it was born and what it has passed; there it is what it was."""
+    (sent,) = regional("eu", "us").messages(born("crm"))
+    assert (sent.topic, sent.attributes["source"], sent.attributes["regions"]) == ("geo.eu.us", "region://eu/crm", "eu")
+    come = only(regional("us", "eu").envelopes(sent))
+    assert (come.id, come.key, come.time_ms, come.service) == (UUID, "o", 5, "region://eu/crm")
+
+
+def test_what_came_from_elsewhere_is_sent_on_only_where_it_is_said() -> None:
+    """And never to a region that it has passed."""
+    assert regional("us", "asia").messages(born("region://eu/crm")) == []
+    passes_on = regional("us", "asia", passes_on=True)
+    (sent,) = passes_on.messages(born("region://eu/crm"))
+    assert (sent.attributes["source"], sent.attributes["regions"]) == ("region://eu/crm", "eu,us")
+    assert only(regional("asia", "us").envelopes(sent)).service == "region://eu/crm#us"
+    assert passes_on.messages(born("region://asia/crm")) == []
+    assert passes_on.messages(born("region://eu/crm#asia")) == []
+
+
+def test_what_comes_back_is_dropped_by_the_receiver_too() -> None:
+    """Whatever the sender has done: by the list, or by where it was born."""
+    for source, passed in (("region://eu/crm", "us"), ("region://sa/crm", "sa,eu,us"), ("region://eu/crm", "eu,us")):
+        (sent,) = regional("eu", "us").messages(born("crm"))
+        returned = msgspec.structs.replace(
+            sent, topic="geo.us.eu", attributes={**sent.attributes, "source": source, "regions": passed}
+        )
+        assert regional("eu", "us").envelopes(returned) == []
