@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -13,9 +16,12 @@ from antiphon.demo.audit import UNITED, questions
 from examples.flight_booking import app
 from examples.flight_booking.demo import subject
 from tests.examples.kit import (
+    CHECKOUT,
     ENDS_OF_ENROLLMENTS,
+    PATIENCE_S,
     all_ended,
     booked,
+    client_of,
     ends_of_enrollments,
     in_a_process_each,
     in_one_process,
@@ -63,6 +69,52 @@ async def test_flight_booking_with_every_connection_broken(
     answers = await audit(url, accepted, received)
     assert {finding: count for finding, count in answers.items() if ": " in finding and count} == {}
     assert answers["accepted"] == answers["ticketed"] + answers["cancelled"] == BOOKINGS
+
+
+async def test_flight_booking_in_processes_that_are_killed(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each process is ended by SIGKILL amid its bookings, the next one goes on: each booking comes to its one end."""
+    bookings = subject()
+    accepted: list[str] = []
+    monkeypatch.setenv("ANTIPHON_STORE", url)
+    async with mail_server() as (mailbox, port):
+        monkeypatch.setenv("SMTP_HOST", "127.0.0.1")
+        monkeypatch.setenv("SMTP_PORT", str(port))
+        for part in range(BREAKS):
+            is_last = part == BREAKS - 1
+            async with a_process(tmp_path, killed=not is_last) as address, client_of(address) as client:
+                accepted += await booked(client, bookings, part * BOOKINGS // BREAKS, BOOKINGS // BREAKS)
+                if is_last:
+                    await mailbox.holding((await all_ended(client, bookings, accepted))["TICKETED"])
+    received = Counter(str(message["Message-ID"]) for message in mailbox.messages)
+    answers = await audit(url, accepted, received)
+    # An e-mail that was on its way when its process died comes again with the same Message-ID: SMTP cannot be asked.
+    findings = {finding: count for finding, count in answers.items() if ": " in finding and count}
+    assert findings == {}
+    assert answers["accepted"] == answers["ticketed"] + answers["cancelled"] == BOOKINGS
+
+
+@asynccontextmanager
+async def a_process(folder: Path, *, killed: bool) -> AsyncIterator[str]:
+    """``antiphon run`` of all services once it is ready: its gateway's address. It ends as it is told, or is killed."""
+    command = ("-m", "antiphon", "run", "examples.flight_booking:app", "--data", str(folder), "--port", "0", "--json")
+    with (folder / "stderr").open("ab") as told:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, *command, cwd=CHECKOUT, stdout=asyncio.subprocess.PIPE, stderr=told
+        )
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(PATIENCE_S):
+            ready = await process.stdout.readline()
+        assert ready, (folder / "stderr").read_text(encoding="utf-8")
+        yield json.loads(ready)["url"]
+    finally:
+        if killed:
+            process.kill()
+        else:
+            process.terminate()
+        await process.communicate()
 
 
 async def all_broken(url: str) -> int:

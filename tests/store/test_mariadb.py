@@ -193,6 +193,26 @@ async def test_others_are_woken(store: MariaStore, make: Make) -> None:
         await other.close()
 
 
+async def test_what_leaves_the_server_is_on_its_disk_first(store: MariaStore, make: Make) -> None:
+    """MariaDB shows a commit before it has flushed it: who reads the log to send it on has it flushed, once, unless the
+    commit was his own and answered."""
+
+    async def touched() -> int:
+        found = await store.fetch_all("SELECT touched FROM antiphon_workers WHERE owner = ?", (store.owner,))
+        return int(found[0][0])
+
+    other = make("two")
+    await other.open()
+    await append(store, 1)
+    assert len(await store.read_log(0, 10)) == 1
+    assert await touched() == 0
+    await append(other, 2)
+    for _ in range(2):
+        assert len(await store.read_log(0, 10)) == 2
+        assert await touched() == 1
+    await other.close()
+
+
 # ---------------------------------------------------------------------- connections that break
 
 

@@ -54,7 +54,8 @@ class NumberedFeeds(Feeds, Generic[Tag]):
         try:
             found = await super().receive(receiver, after, limit)
         except BusError:
-            await self._begin_anew(receiver)
+            if not self._closed:
+                await self._begin_anew(receiver)
             raise
         self._given[receiver] = dict(after), found[-1].seq if found else last
         return found
@@ -111,4 +112,5 @@ class NumberedFeeds(Feeds, Generic[Tag]):
         await self._give_back(receiver, [each.tag for each in unconfirmed])
 
     async def _close_feeds(self) -> None:
+        self._closed = True
         await asyncio.gather(*(self._begin_anew(receiver) for receiver in {*self._feeds, *self._open}))
