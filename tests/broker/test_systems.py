@@ -32,6 +32,8 @@ from tests.examples.kit import (
 pytestmark = pytest.mark.anyio
 
 BOOKINGS, CUTS = 60, 3
+#: A server takes seconds to start.
+ONCE_OR_OFTEN = pytest.mark.parametrize("times", [1, pytest.param(CUTS, marks=pytest.mark.soak)])
 Step = Callable[[], Awaitable[None]]
 
 
@@ -76,8 +78,9 @@ async def test_flight_booking_on_kafka_with_the_line_cut(tmp_path: Path, monkeyp
 
 
 @on_each
+@ONCE_OR_OFTEN
 async def test_flight_booking_with_the_broker_killed(
-    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a broker has confirmed survives its own death; what it has not is sent again."""
     if engine.server is None:
@@ -86,7 +89,7 @@ async def test_flight_booking_with_the_broker_killed(
         pytest.skip(f"{engine.server.__name__} keeps in memory what it confirms")
     require(f"a server of {engine.name}", engine.server.is_there())
     async with running(engine.server) as server:
-        await bookings_come_to_their_ends(server.url, tmp_path, monkeypatch, server.kill, server.start)
+        await bookings_come_to_their_ends(server.url, tmp_path, monkeypatch, server.kill, server.start, times)
 
 
 async def test_flight_booking_on_tansu_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,12 +100,12 @@ async def test_flight_booking_on_tansu_killed(tmp_path: Path, monkeypatch: pytes
 
 
 async def bookings_come_to_their_ends(
-    url: str, data: Path, monkeypatch: pytest.MonkeyPatch, break_it: Step, mend_it: Step
+    url: str, data: Path, monkeypatch: pytest.MonkeyPatch, break_it: Step, mend_it: Step, times: int = CUTS
 ) -> None:
     """Book, before the broker breaks and while it is broken, several times; then look into the databases."""
     bookings = subject()
     accepted: list[str] = []
-    each = BOOKINGS // CUTS // 2
+    each = BOOKINGS // times // 2
     async with mail_server() as (mailbox, port):
         monkeypatch.setenv("SMTP_HOST", "127.0.0.1")
         monkeypatch.setenv("SMTP_PORT", str(port))
@@ -110,7 +113,7 @@ async def bookings_come_to_their_ends(
             # The bus is in use before it breaks: to join it may take longer than all that follows.
             accepted += await booked(client, bookings, BOOKINGS, 1)
             await all_ended(client, bookings, accepted)
-            for cut in range(CUTS):
+            for cut in range(times):
                 accepted += await booked(client, bookings, 2 * cut * each, each)
                 await break_it()
                 accepted += await booked(client, bookings, (2 * cut + 1) * each, each)

@@ -14,6 +14,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from antiphon.broker import connecting
 from antiphon.cli.exits import Exit
 from antiphon.cli.main import main
 from antiphon.deploy import image
@@ -225,6 +226,13 @@ def test_what_cannot_be_is_refused(options: list[str], here: Path, capsys: pytes
     assert main(["deploy", "k8s", SHARED, "--out", str(here / "deploy"), *options]) == Exit.USAGE
     assert capsys.readouterr().err.startswith("antiphon: ")
     assert not (here / "deploy").exists()
+
+
+def test_every_bus_can_be_deployed() -> None:
+    """Each scheme that an app takes is known here, and brings the same extra into the image."""
+    for scheme, (_, _, extra) in connecting._BUSES.items():
+        plan = plan_of(flights, FLIGHTS, store=POSTGRES, bus=f"{scheme}://broker", image=None, grace_s=10)
+        assert plan.extras == sorted({"postgres", extra})
 
 
 TEXTS = st.text(

@@ -275,16 +275,16 @@ async def on_a_line(make: Make, url: str) -> AsyncIterator[tuple[MariaStore, Lin
             await store.close()
 
 
-@pytest.mark.parametrize("appends", [True, False])
+@pytest.mark.parametrize("wrote", ["one and appends", "one", "many"])
 @pytest.mark.parametrize("way", ["there", "back"])
 async def test_a_commit_without_an_answer_is_asked_for(
-    store: MariaStore, make: Make, url: str, monkeypatch: pytest.MonkeyPatch, way: str, appends: bool
+    store: MariaStore, make: Make, url: str, monkeypatch: pytest.MonkeyPatch, way: str, wrote: str
 ) -> None:
     """The connection breaks at the commit: the unit ends as the server says it has ended, and no otherwise. It says so
-    whether the unit has published or only written."""
+    whether the unit has published or only written, by single statements or by one for many rows."""
     from antiphon.store.mariadb.connection import Session
 
-    say = Session.say
+    say, appends = Session.say, "appends" in wrote
     async with asyncio.timeout(60), on_a_line(make, url) as (far, line):
 
         async def cut_at_commit(session: Session, text: str) -> None:
@@ -300,7 +300,10 @@ async def test_a_commit_without_an_answer_is_asked_for(
 
         async def work() -> None:
             async with far.unit() as unit:
-                await unit.execute("INSERT INTO notes VALUES (?, NULL)", (1,))
+                if wrote == "many":
+                    await unit.execute_many("INSERT INTO notes VALUES (?, ?)", [(1, "a")])
+                else:
+                    await unit.execute("INSERT INTO notes VALUES (?, NULL)", (1,))
                 if appends:
                     await unit.append([(envelope(1), PUBLISHED)])
 
@@ -436,6 +439,29 @@ async def test_a_first_statement_that_fails_begins_the_unit_all_the_same(store: 
         await unit.execute("INSERT INTO notes VALUES (?, NULL)", (2,))
         await unit.rollback_to_savepoint()
     assert await notes(store) == [1]
+
+
+@pytest.mark.parametrize("caught", [True, False])
+async def test_a_first_statement_that_fails_keeps_no_lock(store: MariaStore, caught: bool) -> None:
+    """However the unit ends in which nothing else was said: others write the row that was in its way."""
+    from antiphon.store.mariadb.connection import connect
+
+    async with store.unit() as unit:
+        await unit.execute("INSERT INTO notes VALUES (?, NULL)", (1,))
+    with suppress(errors.IntegrityError):
+        async with store.unit() as unit:
+            try:
+                await unit.execute("INSERT INTO notes VALUES (?, NULL)", (1,))
+            except errors.IntegrityError:
+                if not caught:
+                    raise
+    other = await connect(store.address)
+    try:
+        await other.say("SET SESSION innodb_lock_wait_timeout = 1")
+        await other.say("UPDATE notes SET text = 'of another' WHERE n = 1")
+    finally:
+        await other.close()
+    assert (await store.fetch_all("SELECT text FROM notes"))[0][0] == "of another"
 
 
 async def test_events_are_seen_by_who_looks_at_the_log(store: MariaStore) -> None:

@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
+from functools import cache
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
@@ -20,6 +21,7 @@ import msgspec
 from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.loaders import create_loader
 
 from antiphon.broker.feed import PATIENCE_S
 from antiphon.broker.naming import quoted
@@ -69,6 +71,12 @@ def place_at(url: str, known: Collection[str]) -> Place:
     return Place(region or _LOCAL_REGION, f"http://{parts.netloc}", options)
 
 
+@cache
+def _descriptions() -> Any:
+    """The descriptions of AWS's services: megabytes of JSON, which are read once in a process."""
+    return create_loader()
+
+
 class Clients:
     """A client for each service of AWS, made when it is asked for first."""
 
@@ -77,13 +85,15 @@ class Clients:
         self._stack = AsyncExitStack()
         self._clients: dict[str, Any] = {}
         self._making = asyncio.Lock()
+        self._session = get_session()
+        self._session.register_component("data_loader", _descriptions())
 
     async def of(self, service: str) -> Any:
         """The client of *service*. Raises what botocore does."""
         async with self._making:
             if service not in self._clients:
                 local = {"aws_access_key_id": "local", "aws_secret_access_key": "local"}
-                making = get_session().create_client(
+                making = self._session.create_client(
                     service,
                     region_name=self._place.region,
                     endpoint_url=self._place.endpoint,

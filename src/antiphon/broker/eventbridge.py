@@ -89,6 +89,7 @@ class EventBridgeBus(QueueFeeds):
             await self._remove_queue(self._undelivered)
             with unless(_NOT_THERE):
                 await events.delete_event_bus(Name=self._bus)
+        async with self._translated("cannot be removed", *ERRORS):
             await self._large.destroy()
 
     # ------------------------------------------------------------------ inside

@@ -142,6 +142,7 @@ class KinesisBus(NumberedFeeds[_Tag]):
                 await (await self._clients.of("kinesis")).delete_stream(StreamName=self._stream)
             with unless(_NOT_THERE):
                 await (await self._clients.of("dynamodb")).delete_table(TableName=self._table)
+        async with self._translated("cannot be removed", *ERRORS):
             await self._large.destroy()
 
     # ------------------------------------------------------------------ inside

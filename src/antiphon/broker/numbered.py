@@ -45,16 +45,18 @@ class NumberedFeeds(Feeds, Generic[Tag]):
     async def receive(self, receiver: str, after: Mapping[str, int], limit: int) -> Sequence[LoggedEvent | Unreadable]:
         """Confirm what lies before *after*, which the receiver has; what comes next. Raises BusError."""
         before, last = self._given.get(receiver, (None, -1))
-        if before is None or dict(after) == before or set(after.values()) == {last}:
-            await self._confirm_upto(receiver, -1 if dict(after) == before else last)
-        else:
-            # It begins anew, from a position that was not reached here: what these numbers stood for is not known to
-            # be in its store.
-            await self._begin_anew(receiver)
         try:
+            if before is None or dict(after) == before or set(after.values()) == {last}:
+                await self._confirm_upto(receiver, -1 if dict(after) == before else last)
+            else:
+                # It begins anew, from a position that was not reached here: what these numbers stood for is not known
+                # to be in its store.
+                await self._begin_anew(receiver)
             found = await super().receive(receiver, after, limit)
         except BusError:
-            await self._begin_anew(receiver)
+            # What could not be confirmed any more comes again, over another connection.
+            if not self._closed:
+                await self._begin_anew(receiver)
             raise
         self._given[receiver] = dict(after), found[-1].seq if found else last
         return found
@@ -111,4 +113,5 @@ class NumberedFeeds(Feeds, Generic[Tag]):
         await self._give_back(receiver, [each.tag for each in unconfirmed])
 
     async def _close_feeds(self) -> None:
+        self._closed = True
         await asyncio.gather(*(self._begin_anew(receiver) for receiver in {*self._feeds, *self._open}))

@@ -200,8 +200,10 @@ class QueueFeeds(NumberedFeeds[str]):
     async def _give_back(self, receiver: str, tags: Sequence[str]) -> None:
         """All that came and is not deleted, what is still on its way too: of a group, the first and all later ones."""
         handles = [*tags, *self._loose.pop(receiver, ())]
-        with suppress(BusError):
-            if (polling := self._polling.pop(receiver, None)) is not None:
-                handles += [message["ReceiptHandle"] for message in await polling]
-            if handles:
+        if (polling := self._polling.pop(receiver, None)) is not None:
+            await asyncio.wait([polling])
+            if not polling.cancelled() and polling.exception() is None:
+                handles += [message["ReceiptHandle"] for message in polling.result()]
+        if handles:
+            with suppress(BusError):
                 await self._show_after(self._urls[self._queue(receiver)], handles, 0)

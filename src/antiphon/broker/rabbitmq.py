@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import timedelta
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import aiormq
@@ -161,8 +162,12 @@ class RabbitBus(NumberedFeeds[int]):
                     attributes["datacontenttype"] = content_type
                 event = from_attributes(attributes, message.body, received_ms=self._clock.now_ms())
             else:
-                http = {"content-type": content_type or ""}
-                event = from_message(http, message.body, received_ms=self._clock.now_ms())
+                # A whole event as JSON, or headers as there are for HTTP: so Knative binds CloudEvents to RabbitMQ.
+                texts = {
+                    name: text for name, text in headers.items() if name.startswith("ce-") and isinstance(text, str)
+                }
+                texts["content-type"] = content_type or ""
+                event = from_message(texts, message.body, received_ms=self._clock.now_ms())
         except InvalidEvent as error:
             return Unreadable(seq, message.body, error)
         return LoggedEvent(seq, event) if event.type in types else None
@@ -171,4 +176,15 @@ class RabbitBus(NumberedFeeds[int]):
 def _attributes(headers: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, value in headers.items():
         if name.startswith(_PREFIXES):
-            yield name[len(_PREFIXES[0]) :], value
+            attribute = name[len(_PREFIXES[0]) :]
+            yield attribute, _time(value) if attribute == "time" else value
+
+
+def _time(value: Any) -> Any:
+    """A time of AMQP (milliseconds as its clients write it, or what a header holds) as text; anything else as it is."""
+    with suppress(OverflowError, ValueError, OSError):
+        if isinstance(value, int):
+            value = datetime.fromtimestamp(value / 1000, UTC)
+        if isinstance(value, datetime):
+            return (value if value.tzinfo else value.replace(tzinfo=UTC)).isoformat()
+    return value

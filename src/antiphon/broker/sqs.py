@@ -107,6 +107,7 @@ class SqsBus(QueueFeeds):
             with unless(_NO_TOPIC):
                 sns = await self._clients.of("sns")
                 await sns.delete_topic(TopicArn=await self._topic())
+        async with self._translated("cannot be removed", *ERRORS):
             await self._large.destroy()
 
     # ------------------------------------------------------------------ inside

@@ -157,6 +157,7 @@ _BROKERS = {
     "amqp": _RABBITMQ,
     "amqps": _RABBITMQ,
     "kafka": _KAFKA,
+    "kafka+ssl": _KAFKA,
     "sqs": _AWS,
     "eventbridge": _AWS,
     "kinesis": _AWS,

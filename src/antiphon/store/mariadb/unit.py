@@ -43,6 +43,7 @@ class MariaUnit(SqlUnit):
         "_begun",
         "_busy",
         "_drawn",
+        "_failed",
         "_has_savepoint",
         "_held",
         "_holder",
@@ -68,7 +69,7 @@ class MariaUnit(SqlUnit):
         self._busy = 0
         self._unsent: list[str] = []
         self._over: Exception | None = None
-        self._begun = self._wrote = self._drawn = False
+        self._begun = self._wrote = self._drawn = self._failed = False
         self._has_savepoint = False
         self._held: list[Held] = []
         self._holder: asyncio.Task[Any] | None = None
@@ -123,6 +124,7 @@ class MariaUnit(SqlUnit):
             if is_guarded:
                 self._unsent.append(_GUARD)
             await self._send_unsent()
+            self._wrote = True
             try:
                 found = await self._session.run_many(statement.many or statement.text, many)
             except Error as error:
@@ -166,6 +168,8 @@ class MariaUnit(SqlUnit):
                         await self._send_held()
                     yield
                 except Error as error:
+                    # The answer does not say so, but it may have begun the transaction, and have left locks there.
+                    self._failed = True
                     ours = store_error(error, self._where)
                     if ours is not None:
                         self._over = self._over or ours
@@ -313,7 +317,7 @@ class MariaUnit(SqlUnit):
     async def commit(self) -> None:
         """Commit. Raises StoreError; if it is `in_doubt` then, only the server knows what has come of it."""
         rows, self._outgoing = self._outgoing, []
-        if not (rows or self.types or self._begun):
+        if not (rows or self.types or self._begun or self._failed):
             self._check()
             return
         async with self._statement(_OURS):
@@ -327,7 +331,7 @@ class MariaUnit(SqlUnit):
                 await self._note()
             self.in_doubt = self._wrote
             await self._session.say("COMMIT")
-            self.in_doubt = self._begun = False
+            self.in_doubt = self._begun = self._failed = False
 
     async def _draw_last(self, rows: list[tuple[Any, ...]]) -> None:
         """Draw positions for *rows*, note the transaction, and insert them. Without any the head moves all the same:
@@ -370,7 +374,7 @@ class MariaUnit(SqlUnit):
     async def undo(self) -> None:
         """Roll back, if the server is there to be told."""
         with suppress(Error, OSError):
-            if not self._session.closed and (self._begun or self._session.in_transaction):
+            if not self._session.closed and (self._begun or self._failed or self._session.in_transaction):
                 await self._session.say("ROLLBACK")
 
     def query(self, name: str) -> str:

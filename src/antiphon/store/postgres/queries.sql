@@ -311,8 +311,8 @@ strpos(antiphon_text(user_state), ?) > 0
 WHERE id IN (SELECT value FROM json_array_elements_text(?::json)) ORDER BY nr
 
 -- name: doubt
--- What has become of a transaction.
-SELECT pg_xact_status($1::xid8)
+-- What has become of a transaction, and since when the server runs that says so.
+SELECT pg_xact_status($1::xid8), pg_postmaster_start_time()::text
 
 -- name: glance
 -- The server's clock and the newest position of the log.

@@ -14,7 +14,7 @@ import psycopg
 from psycopg import AsyncConnection, AsyncRawCursor
 from psycopg.rows import tuple_row
 
-from antiphon.errors import StoreError
+from antiphon.errors import LeaseLost, StoreError
 from antiphon.model.envelope import Envelope
 from antiphon.ports import Clock, LoggedEvent
 from antiphon.store.base import SqlStore
@@ -170,18 +170,29 @@ class PostgresStore(SqlStore):
     async def _ask(self, transaction: str, lost: StoreError) -> None:
         """The connection broke at the commit: ask the server what has come of it, as long as it takes.
 
-        To say that nothing was kept when something was would have its events handled again.
+        To say that nothing was kept when something was would have its events handled again. A server that has died
+        meanwhile may have lost the transaction, and given its number to another one that it kept: then nobody knows,
+        and whoever has a lease takes it anew, with the cursor as it is. Raises LeaseLost, or *lost*.
         """
+        number, _, since = transaction.partition(" ")
         log.warning("%s: the connection broke at a commit, the server is asked what has come of it", self.where)
         while self._open:
             try:
                 async with self._readers.connection() as connection:
                     with translated(self.address):
-                        found = await (await connection.execute(query("doubt").encode(), (transaction,))).fetchone()
+                        found = await (await connection.execute(query("doubt").encode(), (number,))).fetchone()
             except StoreError:
-                found = ("in progress",)
-            if found is not None and found[0] == "committed":
+                found = ("in progress", since)
+            except psycopg.errors.InvalidParameterValue:
+                raise lost from None  # the server has not given that number yet: it died, and forgot the transaction
+            if found is not None and found[0] == "committed" and found[1] == since:
                 return
+            if found is not None and found[0] != "aborted" and found[1] != since:
+                raise LeaseLost(
+                    "the server died at a commit, and nobody knows whether it was kept",
+                    where=self.where,
+                    mend="What is in the log counts",
+                ) from lost
             if found is None or found[0] != "in progress":
                 raise lost
             await self.clock.idle(_ASK_AGAIN_S)

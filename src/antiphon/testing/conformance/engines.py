@@ -173,10 +173,16 @@ ENGINES = (
         raw=raw_by(put_on_rabbitmq),
         by_line=True,
     ),
-    Engine("sqs", "sqs://127.0.0.1:4566", frozenset({"order"}), MiniStack),
+    Engine("sqs", "sqs://127.0.0.1:4566", frozenset({"order"}), MiniStack, by_line=True),
     Engine("sqs-standard", "sqs://127.0.0.1:4566?order=none", frozenset(), MiniStackUnordered),
     Engine("eventbridge", "eventbridge://127.0.0.1:4566?order=none", frozenset(), MiniStackEventBridge),
-    Engine("kinesis", "kinesis://127.0.0.1:4566?shards=4&poll=0.2", frozenset({"order"}), MiniStackKinesis),
+    Engine(
+        "kinesis",
+        "kinesis://127.0.0.1:4566?shards=4&poll=0.2",
+        frozenset({"order"}),
+        MiniStackKinesis,
+        by_line=True,
+    ),
     Engine("kafka", "kafka://127.0.0.1:9092", frozenset({"order"}), KafkaServer),
 )
 
