@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+_QUERY = re.compile("[?#]")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
 
 
@@ -22,6 +23,12 @@ def without_name(url: str) -> tuple[str, str | None]:
 
 
 def shown(url: str) -> str:
-    """*url* as it may be shown: without user and password."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    """*url* as it may be shown: without user and password, and without its query."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        scheme, rest = "", url
+    if not rest.startswith("/"):
+        # A password may have /, ? or # as they are, and several servers a password each: whatever is before the last @
+        # is left out.
+        rest = rest.rpartition("@")[2]
+    return f"{scheme}{separator}{_QUERY.split(rest, maxsplit=1)[0]}"
