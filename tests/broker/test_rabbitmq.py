@@ -14,10 +14,14 @@ from pamqp import encode
 from pamqp.commands import Basic
 
 from antiphon.broker.naming import quoted
+from antiphon.errors import BusError
 from antiphon.ports import Bus, LoggedEvent, Unreadable
+from antiphon.runtime.clock import SystemClock
 from antiphon.testing.conformance.bus import A, B, Reader, opened
 from antiphon.testing.conformance.engines import buses_of
 from antiphon.testing.conformance.kit import envelope
+from antiphon.testing.conformance.load import insist
+from antiphon.testing.line import line_to
 from antiphon.wire import STRUCTURED, to_structured
 from tests.broker.engines import BROKERS, required
 
@@ -111,3 +115,27 @@ async def _publish(bus: Any, body: bytes, properties: Basic.Properties) -> None:
         await channel.basic_publish(body, exchange=bus._exchange, routing_key=quoted(A), properties=properties)
     finally:
         await connection.close()
+
+
+async def test_what_cannot_be_acknowledged_any_more_comes_again(tmp_path: Path) -> None:
+    """The line breaks after a receiver has stored what it was given: it goes on over another connection."""
+    lost = asyncio.Event()
+    async with (
+        line_to(await required(RABBITMQ)) as line,
+        buses_of(RABBITMQ, line.url) as make,
+        opened(make, tmp_path, clock=SystemClock()) as (bus,),
+    ):
+        await bus.send("s", 0, 3, [envelope(n) for n in (1, 2, 3)])
+        reader = Reader(bus)
+        assert await reader.until(3) == [1, 2, 3]
+        bus.listen([A, B], lost.set)
+        await line.cut()
+        await lost.wait()
+        await line.mend()
+        with pytest.raises(BusError):
+            await reader.read()
+        await insist(lambda: bus.send("s", 3, 4, [envelope(4)]))
+        while len(reader.firsts()) < 4:
+            await insist(reader.read)
+            await asyncio.sleep(0)
+        assert reader.firsts() == [1, 2, 3, 4]
