@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
@@ -12,10 +14,13 @@ from typing import Any
 import pytest
 
 from antiphon import App, Service
+from antiphon.channel import table
 from antiphon.channel.connecting import sink_at, source_at
 from antiphon.errors import BusError
 from antiphon.model.channels import Message
+from antiphon.ports import Clock
 from antiphon.runtime.clock import SystemClock
+from antiphon.testing.clock import VirtualClock
 from tests.channel.kit import Got
 
 pytestmark = pytest.mark.anyio
@@ -31,9 +36,9 @@ class Reader:
         self._channel = channel
         self.notes: dict[str, str] = {}
 
-    async def start(self) -> Reader:
+    async def start(self, clock: Clock | None = None) -> Reader:
         """A process begins, with the notes of the one before."""
-        self._source = source_at(self._channel, SystemClock())
+        self._source = source_at(self._channel, clock or SystemClock())
         await self._source.open(dict(self.notes))
         return self
 
@@ -159,3 +164,68 @@ async def _next(reader: Reader) -> list[str]:
     while not (found := await reader.numbers()):
         pass
     return found
+
+
+async def test_a_row_that_is_committed_late_is_taken_when_a_round_takes_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was read once, however long ago, is settled only when the rows below it were read again since."""
+    monkeypatch.setattr(table, "_PAGE", 2)
+    clock = VirtualClock()
+    with closing(legacy(tmp_path / "l.db", "id INTEGER PRIMARY KEY, n INTEGER")) as connection:
+        connection.executemany("INSERT INTO orders VALUES (?, ?)", [(n, n) for n in (5, 6, 7)])
+        reader = await Reader(f"table+sqlite://{tmp_path / 'l.db'}", "orders").start(clock)
+        assert await reader.numbers() == ["5", "6"]
+        connection.execute("INSERT INTO orders VALUES (4, 4)")
+        await clock.advance(3_600)
+        found = []
+        for _ in range(40):
+            reading = asyncio.ensure_future(reader.numbers())
+            await clock.advance(1)
+            found += await reading
+        assert sorted(found) == ["4", "7"]
+
+
+async def test_a_position_of_bytes_is_gone_on_from(tmp_path: Path) -> None:
+    """Many a database keeps its UUIDs so."""
+    with closing(legacy(tmp_path / "l.db", "id BLOB PRIMARY KEY, n INTEGER")) as connection:
+        connection.execute("INSERT INTO orders VALUES (x'01ff', 1)")
+        reader = await Reader(f"table+sqlite://{tmp_path / 'l.db'}", "orders", every=SOON, late=timedelta(0)).start()
+        assert await reader.numbers() == ["1"]
+        await reader.some()
+        await reader.start()
+        connection.execute("INSERT INTO orders VALUES (x'02', 2)")
+        assert await reader.numbers() == ["2"]
+
+
+async def test_a_file_whose_first_line_is_no_text_blocks_no_other(tmp_path: Path) -> None:
+    """Each of its records is told to be broken; the next file is read."""
+    (tmp_path / "a.csv").write_bytes(b"n,\xff\n1,a\n")
+    (tmp_path / "b.csv").write_bytes(b"n,about\n2,b\n")
+    reader = await Reader(f"folder://{tmp_path}", "*.csv", every=SOON).start()
+    broken, whole = await reader.some()
+    assert "the names of the columns of a.csv" in (broken.problem or "")
+    assert whole.row == {"n": "2", "about": "b"}
+
+
+async def test_a_file_whose_name_is_no_text_is_read(tmp_path: Path) -> None:
+    """Its name, in what is kept, is made one."""
+    Path(os.fsdecode(bytes(tmp_path) + b"/\xff.csv")).write_bytes(b"n,about\n1,a\n")
+    reader = await Reader(f"folder://{tmp_path}", "*.csv", every=SOON).start()
+    (message,) = await reader.some()
+    assert message.headers == {"file": r"\xff.csv"}
+    assert list(reader.notes) == [r"\xff.csv"]
+    await reader.start()
+    assert await reader.some() == []
+
+
+async def test_a_link_out_of_the_folder_is_not_followed(tmp_path: Path) -> None:
+    """Who may put files there may not have others of this machine read."""
+    (tmp_path / "secret").write_bytes(b"n,about\n1,a\n")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a.csv").symlink_to(tmp_path / "secret")
+    (folder / "b").write_bytes(b"n,about\n2,b\n")
+    (folder / "b.csv").symlink_to("b")
+    reader = await Reader(f"folder://{folder}", "*.csv", every=SOON).start()
+    assert await reader.numbers() == ["2"]

@@ -19,6 +19,7 @@ from antiphon.errors import DeclarationError, InvalidEvent
 from antiphon.model.channels import Message
 from antiphon.model.envelope import Envelope
 from antiphon.runtime.clock import SystemClock
+from antiphon.wire import to_structured
 
 UUID = "01890a5d-ac96-774b-bcce-b302099a8057"
 
@@ -276,3 +277,44 @@ def test_what_comes_back_is_dropped_by_the_receiver_too() -> None:
             sent, topic="geo.us.eu", attributes={**sent.attributes, "source": source, "regions": passed}
         )
         assert regional("eu", "us").envelopes(returned) == []
+
+
+def test_what_decode_returns_that_is_no_event_is_refused() -> None:
+    """The message is set aside; those after it come."""
+    with pytest.raises(InvalidEvent, match="decode returned dict, which is no event"):
+        mapper(Placed, decode=lambda message: {"order": "o"}).envelopes(Message(topic="orders", body=b"x"))
+
+
+@pytest.mark.parametrize("nothing", [None, ""])
+def test_a_message_without_a_name_is_not_taken_for_another_one(nothing: Any) -> None:
+    """If all of them were called nothing, the second would be a duplicate of the first."""
+    with pytest.raises(InvalidEvent, match="identify returned"):
+        mapper(Placed, identify=lambda message: nothing).envelopes(
+            Message(topic="orders", body=b'{"order":"o","amount":"1"}')
+        )
+
+
+def test_the_content_type_says_that_the_body_is_the_event() -> None:
+    """Also where there are attributes beside it."""
+    plain = cloud_event(time="2026-01-01T00:00:00Z")
+    message = msgspec.structs.replace(plain, attributes={"id": "8", "type": "Other"})
+    assert only(mapper(Placed).envelopes(message)) == only(mapper(Placed).envelopes(plain))
+
+
+@pytest.mark.parametrize("time_ms", [2**62, -(2**62)])
+def test_a_time_that_is_none_is_not_kept(time_ms: int) -> None:
+    """Whoever sends a message may write any number there; it is the time at which it came then."""
+    message = Message(topic="orders", body=b'{"order":"o","amount":"1"}', time_ms=time_ms)
+    envelope = only(mapper(Placed).envelopes(message))
+    assert to_structured(envelope)
+    assert to_structured(only(mapper(Placed).envelopes(msgspec.structs.replace(cloud_event(), time_ms=time_ms))))
+
+
+def test_what_a_channel_is_shown_as_has_no_secrets() -> None:
+    """In a log, or where something goes wrong."""
+    channel = App(Service("here"), name="mapped").channel(
+        "webhook://", name="up", inbound={"orders": Placed}, options={"secret": "c2VjcmV0"}
+    )
+    assert "c2VjcmV0" not in repr(channel)
+    channel = App(Service("here"), name="mapped").channel("amqp://u:hidden@host/", name="up", inbound={"q": Placed})
+    assert "hidden" not in repr(channel)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import jsonschema
-import kubernetes_validate
 import pytest
 import yaml
 from hypothesis import given
@@ -23,8 +21,18 @@ from antiphon.deploy import image
 from antiphon.deploy.plan import plan_of
 from antiphon.deploy.yaml import document
 from examples.flight_booking import app as flights
-from tests.conftest import require
-from tests.deploy.kit import PASSWORD, POSTGRES, compose_of, manifests_of, written
+from tests.deploy.kit import (
+    PASSWORD,
+    POSTGRES,
+    SCHEMAS,
+    assert_compose,
+    assert_manifests,
+    compose_of,
+    manifests_of,
+    strict,
+    tool,
+    written,
+)
 
 FLIGHTS = "examples.flight_booking:app"
 SHARED = "orders:app"
@@ -46,7 +54,6 @@ WAYS = [
         for name, url in BUSES.items()
     ),
 ]
-SCHEMAS = json.loads((Path(__file__).parent / "keda.json").read_text(encoding="utf-8"))["kinds"]
 ORDERS = """
 from antiphon import App, Event, Service
 class Ordered(Event, key="number"):
@@ -72,25 +79,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def tool(name: str) -> str:
-    """A program that came with the libraries of the tests."""
-    found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
-    require(name, found is not None)
-    return str(found)
-
-
 @pytest.mark.parametrize(("app", "options"), WAYS)
 def test_the_compose_file_is_one(app: str, options: list[str], here: Path) -> None:
     """The schema of the Compose specification holds; a container is killed later than it has drained; what it waits
     for is there and says whether it is well."""
     out = written("compose", app, here / "deploy", *options, "--grace", "7s")
-    checked = subprocess.run(
-        [tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", str(out / "compose.yaml")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert checked.returncode == 0, checked.stdout
+    assert_compose(out)
     services = compose_of(out)["services"]
     for service in services.values():
         assert "test" in service["healthcheck"]
@@ -106,23 +100,9 @@ def test_the_compose_file_is_one(app: str, options: list[str], here: Path) -> No
 def test_the_manifests_are_those_of_kubernetes(app: str, options: list[str], here: Path) -> None:
     """Each is valid, strictly, for an old and a new version of Kubernetes, or by KEDA's own definition."""
     found = manifests_of(written("k8s", app, here / "deploy", *options))
-    for manifest in found:
-        if manifest["apiVersion"].startswith("keda.sh/"):
-            jsonschema.validate(manifest, strict(SCHEMAS[manifest["kind"]]))
-        else:
-            for version in ("1.29", "1.37"):
-                kubernetes_validate.validate(manifest, version, strict=True)
+    assert_manifests(found)
     names = [(manifest["kind"], manifest["metadata"]["name"]) for manifest in found]
     assert len(names) == len(set(names))
-
-
-def strict(schema: Any) -> Any:
-    """*schema*, refusing what it does not name, as the server does under strict validation."""
-    if isinstance(schema, dict):
-        tight = {name: strict(each) for name, each in schema.items()}
-        is_object = isinstance(schema.get("properties"), dict) and schema.get("type") == "object"
-        return {**tight, "additionalProperties": False} if is_object and "additionalProperties" not in schema else tight
-    return [strict(each) for each in schema] if isinstance(schema, list) else schema
 
 
 def test_a_mistake_is_seen() -> None:

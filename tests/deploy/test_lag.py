@@ -47,6 +47,19 @@ def shop(name: str, own_stores: bool) -> App:
     return App(orders, till, name=name, own_stores=own_stores)
 
 
+def reporting(name: str, own_stores: bool, folder: Path) -> App:
+    """Orders, of which a channel tells in a file."""
+    orders = Service("orders")
+
+    @orders.on(Paid)
+    async def order(paid: Paid) -> Ordered:
+        return Ordered(paid.number)
+
+    app = App(orders, name=name, own_stores=own_stores)
+    app.channel(f"folder://{folder}", name="reports", outbound={"ordered.jsonl": Ordered})
+    return app
+
+
 @pytest.fixture
 def url() -> Iterator[str]:
     """A database of the test's own."""
@@ -99,6 +112,25 @@ async def test_a_service_at_zero_is_woken_and_goes_to_zero_again(own_stores: boo
     async with app.run_in(tmp_path, store=url, services=["orders"]):
         await reached(plan, "orders", 0)
     assert (lag(plan, "orders"), lag(plan, "till")) == (0, 0)
+
+
+@pytest.mark.parametrize("own_stores", [False, True], ids=["one schema", "a schema each"])
+async def test_a_channel_that_only_sends_is_woken_and_goes_to_zero_again(
+    own_stores: bool, url: str, tmp_path: Path
+) -> None:
+    """What it has to send counts while nobody runs it; when it is sent, nothing does."""
+    app = reporting("lag_shop", own_stores, tmp_path)
+    plan = plan_of(app, "shop:app", store=url, bus=None, image=None, grace_s=5)
+    async with app.run_in(tmp_path / "data", store=url):
+        await reached(plan, "reports", 0)
+    async with app.run_in(tmp_path / "data", store=url, services=["orders"]):
+        for number in ("1", "2", "3"):
+            await app.publish(Paid(number), service="orders")
+        await reached(plan, "reports", 3)
+    assert not (tmp_path / "ordered.jsonl").exists()
+    async with app.run_in(tmp_path / "data", store=url, services=["reports"]):
+        await reached(plan, "reports", 0)
+    assert (tmp_path / "ordered.jsonl").read_bytes().count(b"\n") == 3
 
 
 async def test_what_waits_for_its_retry_counts_when_it_is_due(url: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -11,11 +12,13 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 
-from tests.deploy.kit import compose_of, written
+from tests.channel.kit import until
+from tests.deploy.kit import compose_of, queues, written
 from tests.examples.kit import CHECKOUT, ENDS_OF_ENROLLMENTS, client_of, ends_of_enrollments
 from tests.store.postgres import database
 
@@ -28,11 +31,19 @@ _VARIABLE = re.compile(r"\$\{(\w+)[^}]*\}")
 class Stack:
     """The containers of the app, each a process: ports, names of hosts and paths are this machine's instead."""
 
-    def __init__(self, services: Mapping[str, Any], folder: Path, store: str | None) -> None:
+    def __init__(
+        self,
+        services: Mapping[str, Any],
+        folder: Path,
+        store: str | None,
+        told: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self._services = {name: each for name, each in services.items() if "antiphon" in each.get("command", ())}
         self._ports = {name: _free_port() for name in self._services}
         self._folder = folder
         self._store = store
+        #: What .env sets.
+        self._told = told
 
     def start(self, name: str) -> subprocess.Popen[bytes]:
         """The command of a container, with its environment."""
@@ -70,6 +81,8 @@ class Stack:
         if text == "/data":
             # One volume for all, or memory of each one's own.
             return str(self._folder / ("data" if "volumes" in self._services[name] else name))
+        if (variable := _VARIABLE.fullmatch(text)) is not None:
+            return self._told[variable[1]]
         assert not _VARIABLE.search(text), text
         return text
 
@@ -81,11 +94,13 @@ def _free_port() -> int:
 
 
 @contextmanager
-def stack_of(folder: Path, store: str | None) -> Iterator[tuple[Stack, dict[str, subprocess.Popen[bytes]]]]:
+def stack_of(
+    folder: Path, store: str | None, app: str = APP, told: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[tuple[Stack, dict[str, subprocess.Popen[bytes]]]]:
     """The app's containers, running and well; killed at the end if they still run."""
     options = [] if store is None else ["--store", store]
-    services = compose_of(written("compose", APP, folder / "deploy", *options, "--grace", "5s"))["services"]
-    stack = Stack(services, folder, store)
+    services = compose_of(written("compose", app, folder / "deploy", *options, "--grace", "5s"))["services"]
+    stack = Stack(services, folder, store, told)
     processes = {name: stack.start(name) for name in stack.patience_s}
     try:
         for name, process in processes.items():
@@ -117,3 +132,19 @@ async def test_what_compose_starts_works_and_drains(store: str | None, tmp_path:
             process.send_signal(signal.SIGTERM)
         ended = {name: process.wait(stack.patience_s[name]) for name, process in processes.items()}
         assert ended == dict.fromkeys(processes, 0)
+
+
+async def test_the_channels_of_what_compose_starts_move_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each channel is a container of its own, which gets its URL from .env: what is ordered in one file is answered in
+    another, and reported by the other channel."""
+    (tmp_path / "exchange").mkdir()
+    url = f"folder://{tmp_path / 'exchange'}"
+    told = {"PAYMENTS_UPSTREAM": url, "PAYMENTS_DOWNSTREAM": url}
+    with queues(monkeypatch, told) as app, stack_of(tmp_path, None, app, told) as (_, processes):
+        assert {"payments-stp-orders", "payments-stp-reports"} <= set(processes)
+        body = {"debtor": "XX63ANTI0000000001", "creditor": "XX73ANTI9000000000", "amount": "11.77", "reference": "CDs"}
+        with (tmp_path / "exchange" / "payments.ordered.jsonl").open("a") as file:
+            file.writelines(json.dumps({"payment_id": f"p{n}", **body}) + "\n" for n in range(3))
+        for name in ("payments.answered.jsonl", "payments.reported.jsonl"):
+            path = tmp_path / "exchange" / name
+            await until(lambda path=path: path.exists() and path.read_bytes().count(b"\n") == 3)

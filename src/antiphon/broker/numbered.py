@@ -45,15 +45,16 @@ class NumberedFeeds(Feeds, Generic[Tag]):
     async def receive(self, receiver: str, after: Mapping[str, int], limit: int) -> Sequence[LoggedEvent | Unreadable]:
         """Confirm what lies before *after*, which the receiver has; what comes next. Raises BusError."""
         before, last = self._given.get(receiver, (None, -1))
-        if before is None or dict(after) == before or set(after.values()) == {last}:
-            await self._confirm_upto(receiver, -1 if dict(after) == before else last)
-        else:
-            # It begins anew, from a position that was not reached here: what these numbers stood for is not known to
-            # be in its store.
-            await self._begin_anew(receiver)
         try:
+            if before is None or dict(after) == before or set(after.values()) == {last}:
+                await self._confirm_upto(receiver, -1 if dict(after) == before else last)
+            else:
+                # It begins anew, from a position that was not reached here: what these numbers stood for is not known
+                # to be in its store.
+                await self._begin_anew(receiver)
             found = await super().receive(receiver, after, limit)
         except BusError:
+            # What could not be confirmed any more comes again, over another connection.
             if not self._closed:
                 await self._begin_anew(receiver)
             raise

@@ -86,7 +86,7 @@ class ChannelSource:
         found: list[Message] = []
         for path in sorted(self._folder.iterdir()):
             pattern = next((each for each in self._patterns if fnmatchcase(path.name, each)), None)
-            if pattern is None or not path.is_file():
+            if pattern is None or not path.is_file() or self._leads_out(path):
                 continue
             with path.open("rb") as file:
                 for message in self._records(path, pattern, file):
@@ -95,11 +95,16 @@ class ChannelSource:
                         return found
         return found
 
+    def _leads_out(self, path: Path) -> bool:
+        """Whether it is a link to what lies elsewhere: who puts files here may not have others of this machine read."""
+        return path.is_symlink() and not path.resolve().is_relative_to(self._folder.resolve())
+
     def _records(self, path: Path, pattern: str, file: BinaryIO) -> Iterator[Message]:
-        name = path.name
+        # Whatever bytes it is called by.
+        name = os.fsencode(path.name).decode(errors="backslashreplace")
         is_csv = not name.endswith((".jsonl", ".ndjson", ".json"))
         place = self._place_in(name, file)
-        columns = self._columns(file) if is_csv else []
+        columns, no_columns = self._columns(name, file) if is_csv else ([], None)
         file.seek(place.at)
         at, number = place.at, place.number
         size, digest = place.size, place.digest
@@ -114,7 +119,8 @@ class ChannelSource:
                 # The names of the columns, or an empty line.
                 yield Message(topic=pattern, body=b"", note=note, is_mark=True)
                 continue
-            yield self._message(pattern, name, number, raw, columns if is_csv else None, note)
+            message = self._message(pattern, name, number, raw, columns if is_csv else None, note)
+            yield msgspec.structs.replace(message, problem=no_columns) if no_columns else message
 
     def _place_in(self, name: str, file: BinaryIO) -> Place:
         """Up to where this file has been read; its start, if it is another one than that of this name before."""
@@ -131,10 +137,14 @@ class ChannelSource:
         file.seek(here)
         return len(head), blake2b(head, digest_size=16).hexdigest()
 
-    def _columns(self, file: BinaryIO) -> list[str]:
+    def _columns(self, name: str, file: BinaryIO) -> tuple[list[str], str | None]:
+        """The names of the columns, and what is wrong with them."""
         file.seek(0)
         raw = next(_split(file, True), b"")
-        return [each.strip() for each in self._fields(raw.removeprefix(b"\xef\xbb\xbf"))] if raw else []
+        try:
+            return [each.strip() for each in self._fields(raw.removeprefix(b"\xef\xbb\xbf"))], None
+        except (ValueError, csv.Error) as error:
+            return [], f"the names of the columns of {name} cannot be read: {error}"
 
     def _fields(self, raw: bytes) -> list[str]:
         text = raw.decode(self._encoding)

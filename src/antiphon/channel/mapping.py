@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from antiphon.errors import InvalidEvent, PayloadTooLarge, Undecodable
+from antiphon.errors import DeclarationError, InvalidEvent, PayloadTooLarge, Undecodable
 from antiphon.model.channels import ChannelSpec, Message
 from antiphon.model.envelope import Envelope
 from antiphon.model.events import EventType, event_type_of
@@ -19,6 +19,8 @@ from antiphon.wire import STRUCTURED, from_attributes, from_structured, is_json,
 
 #: An id or a key that is longer is kept as its digest.
 _LONGEST = 200
+#: The end of the year 9999, in Unix milliseconds: whoever sends a message may write any number there.
+_LAST_MS = 253_402_300_800_000
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 #: The CloudEvents attribute with the regions that an event has passed.
 REGIONS = "regions"
@@ -47,8 +49,7 @@ class Mapper:
             _refuse(message, "$", message.problem)
         if self._channel.decode is not None:
             return self._decoded(message)
-        essence = message.content_type.partition(";")[0].strip().lower()
-        if message.attributes or essence == STRUCTURED:
+        if message.attributes or _is_structured(message):
             return [found for found in [self._cloud_event(message)] if found is not None]
         return [self._plain(message)]
 
@@ -66,7 +67,10 @@ class Mapper:
         known = self._channel.inbound.get(message.topic) or self._channel.received
         envelopes = []
         for number, event in enumerate(events):
-            event_type = event_type_of(event)
+            try:
+                event_type = event_type_of(event)
+            except DeclarationError:
+                _refuse(message, "$", f"decode returned {type(event).__qualname__}, which is no event")
             if event_type not in known:
                 _refuse(message, "$", f"decode returned {event_type.name}, which is not declared for it")
             event_id = message_id if len(events) == 1 else f"{message_id}:{number + 1}"
@@ -90,8 +94,8 @@ class Mapper:
 
     def _cloud_event(self, message: Message) -> Envelope | None:
         """A CloudEvent; None for one that has come back to the region that it began in."""
-        received_ms = self._clock.now_ms() if message.time_ms is None else message.time_ms
-        if message.attributes:
+        received_ms = self._time_of(message)
+        if message.attributes and not _is_structured(message):
             attributes = dict(message.attributes)
             passed = attributes.pop(REGIONS, None)
             if message.content_type:
@@ -149,7 +153,7 @@ class Mapper:
                 version=event_type.version,
                 key=event_type.key_of(event) or message.key,
                 service=self._channel.name,
-                time_ms=self._clock.now_ms() if message.time_ms is None else message.time_ms,
+                time_ms=self._time_of(message),
                 data=event_type.encode(event, self._limit),
                 correlation_id=_short(event_id),
             ),
@@ -160,11 +164,20 @@ class Mapper:
         """What the message is called each time it comes: a new id where the foreign system has no name for it."""
         if self._channel.identify is not None:
             try:
-                return f"{self._channel.name}:{self._channel.identify(message)}"
+                found: object = self._channel.identify(message)
             except Exception as error:
                 reason = f"identify raised {type(error).__name__}: {error}"
                 raise Undecodable(message.topic, "$", reason) from error
+            if found is None or found == "":
+                # As a name, it would make all such messages one, and those after the first be dropped as known.
+                _refuse(message, "$", f"identify returned {found!r}, which names no message")
+            return f"{self._channel.name}:{found}"
         return self._clock.new_id() if message.id is None else f"{self._channel.name}:{message.id}"
+
+    def _time_of(self, message: Message) -> int:
+        """When it was sent, as far as that is a time; else now."""
+        sent = message.time_ms
+        return self._clock.now_ms() if sent is None or not 0 <= sent < _LAST_MS else sent
 
     # ------------------------------------------------------------------ out
 
@@ -211,6 +224,11 @@ class Mapper:
             key=envelope.key,
             time_ms=envelope.time_ms,
         )
+
+
+def _is_structured(message: Message) -> bool:
+    """Whether the body is a CloudEvent whole: the content type decides, whatever attributes are beside it."""
+    return message.content_type.partition(";")[0].strip().lower() == STRUCTURED
 
 
 def structured(message: Message) -> bytes:

@@ -10,7 +10,7 @@ event where the column changes with it, and else none.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime, timedelta
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -26,7 +26,9 @@ from antiphon.ports import Clock
 
 #: So many rows are read at a time.
 _PAGE = 500
-_KINDS = {"int": int, "float": float, "str": str, "datetime": datetime, "date": date, "Decimal": Decimal, "UUID": UUID}
+_KINDS: dict[str, type] = {
+    each.__name__: each for each in (bool, int, float, str, bytes, datetime, date, time, timedelta, Decimal, UUID)
+}
 
 #: Where a row stands: its column, and its key if there is one.
 Place = tuple[Any, ...]
@@ -41,9 +43,10 @@ class _Table:
         self.low = low
         #: How far this round has come.
         self.scan = low
-        #: What lies above *low* and was read, with when; and what this round has found there, in its order.
+        #: What lies above *low* and was read, with when first; and what this round has found there, in its order, with
+        #: when.
         self.seen: dict[Place, int] = {}
-        self.round: list[Place] = []
+        self.round: list[tuple[Place, int]] = []
         self.noted = low
         #: When this round is over, the next one begins at this time.
         self.rests_until = 0
@@ -89,6 +92,7 @@ class ChannelSource:
 
     async def _page(self, table: _Table) -> list[Message]:
         """The next rows of this round, those that are new."""
+        asked = self._clock.boot_ms()
         rows = await self._reader.rows(*self._select(table))
         now = self._clock.boot_ms()
         fresh: list[tuple[Place, dict[str, Any]]] = []
@@ -100,13 +104,13 @@ class ChannelSource:
                 continue
             self._check(table, place)
             table.scan = place
-            table.round.append(place)
+            table.round.append((place, asked))
             if place not in table.seen:
                 table.seen[place] = now
                 fresh.append((place, row))
         if len(rows) < _PAGE:
             table.rests_until = now + self._every_ms
-            self._settle(table, now)
+            self._settle(table)
         messages = [self._message(table, place, row) for place, row in fresh]
         if table.low != table.noted and table.low is not None:
             messages.append(Message(topic=table.name, body=b"", note=(table.name, _text(table.low)), is_mark=True))
@@ -117,6 +121,8 @@ class ChannelSource:
         """Raise BusError for a row that cannot be told from others."""
         if None in place:
             raise BusError(f"a row has no {' and '.join(self._columns)}", where=f"{self._where} {table.name}")
+        if unknown := {type(each).__name__ for each in place} - _KINDS.keys():
+            raise BusError(f"{min(unknown)} is no place to go on from", where=f"{self._where} {table.name}")
         if place == table.scan:
             raise BusError(
                 f"several rows of {table.name} have {', '.join(self._columns)} = {', '.join(map(str, place))}",
@@ -124,15 +130,16 @@ class ChannelSource:
                 mend='Name a column that tells them apart: options={"key": ...}',
             )
 
-    def _settle(self, table: _Table, now: int) -> None:
-        """Raise what lies below to where the rows that were read long ago end; the next round begins there."""
+    def _settle(self, table: _Table) -> None:
+        """Raise what lies below to where the rows end that were there long ago when this round came by: what came late
+        below them, it has read. The next round begins there."""
         above = len(table.round)
-        for index, place in enumerate(table.round):
-            if now - table.seen[place] < self._late_ms:
+        for index, (place, read_ms) in enumerate(table.round):
+            if max(0, read_ms - table.seen[place]) < self._late_ms:
                 above = index
                 break
             table.low = place
-        table.seen = {place: table.seen[place] for place in table.round[above:]}
+        table.seen = {place: table.seen[place] for place, _ in table.round[above:]}
         table.round = []
         table.scan = table.low
 

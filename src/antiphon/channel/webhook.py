@@ -93,7 +93,7 @@ class Desk:
         try:
             parts = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
             name = msgspec.json.decode(parts["type"], type=str)
-        except (msgspec.MsgspecError, KeyError, RecursionError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, RecursionError):
             return places[0], body  # the mapping tells what is wrong with it, if it is
         if name in places and "data" in parts:
             return name, bytes(parts["data"])

@@ -65,7 +65,15 @@ def _deploy(options: argparse.Namespace, files: Files) -> int:
 
     app = load(options.app)
     grace_s = max(1, round(options.grace.total_seconds()))
-    plan = plan_of(app, options.app, store=options.store, bus=options.bus, image=options.image, grace_s=grace_s)
+    plan = plan_of(
+        app,
+        options.app,
+        store=options.store,
+        bus=options.bus,
+        image=options.image,
+        grace_s=grace_s,
+        environment=os.environ,
+    )
     written = write(options.out, [*_image(plan, options.python), *files(plan, options.out)], force=options.force)
     if options.json:
         output.emit({"app": app.name, "files": [each._asdict() for each in written]})

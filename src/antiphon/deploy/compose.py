@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from antiphon.deploy import yaml
+from antiphon.deploy.channels import Folder
 from antiphon.deploy.image import HEALTH, USER
 from antiphon.deploy.plan import DATA, PORT, Plan, Unit, context
 from antiphon.deploy.servers import NATS_CONF, NATS_CONF_PATH, Server
@@ -43,6 +44,8 @@ def env_example(plan: Plan) -> str:
         "# A password stands in a URL: letters, digits, - . _ ~ only. For one: openssl rand -hex 24",
     ]
     lines += [f"{server.variable}=" for server in plan.secrets.values() if server.has_variable]
+    for variable in plan.variables:
+        lines += [f"# {variable.what}: {variable.placeholder}", f"{variable.name}="]
     return "\n".join(lines) + "\n"
 
 
@@ -51,6 +54,7 @@ def _service(plan: Plan, unit: Unit, first: Unit, out: Path) -> dict[str, Any]:
     if unit is first:
         found["build"] = {"context": context(out), "dockerfile": _dockerfile_at(out)}
     environment = {name: server.own_url for name, server in plan.secrets.items()} | plan.settings(unit)
+    environment |= {each.name: f"${{{each.name}:?set it in .env}}" for each in plan.variables}
     found["command"] = list(plan.command(unit))
     if environment:
         found["environment"] = environment
@@ -66,6 +70,8 @@ def _service(plan: Plan, unit: Unit, first: Unit, out: Path) -> dict[str, Any]:
         found["volumes"] = [f"data:{DATA}"]
     else:
         found["tmpfs"] = ["/tmp", f"{DATA}:uid={USER},gid={USER},mode=0700"]  # noqa: S108
+    if folders := plan.folders(unit):
+        found["volumes"] = [*found.get("volumes", ()), *(_bound(folder, out) for folder in folders)]
     return found | {
         "healthcheck": {
             "test": ["CMD", "python", "-c", HEALTH],
@@ -81,6 +87,16 @@ def _service(plan: Plan, unit: Unit, first: Unit, out: Path) -> dict[str, Any]:
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges:true"],
     }
+
+
+def _bound(folder: Folder, out: Path) -> dict[str, Any]:
+    """The folder of a channel, as it is on the machine. It has to be there: made by Docker, it would be root's."""
+    here = Path.cwd().resolve()
+    inside = folder.here.is_relative_to(here)
+    source = f"{context(out)}/{folder.here.relative_to(here)}" if inside else str(folder.here)
+    # A dollar would be the beginning of a variable.
+    source, target = (path.replace("$", "$$") for path in (source, folder.inside))
+    return {"type": "bind", "source": source, "target": target, "bind": {"create_host_path": False}}
 
 
 def _dockerfile_at(out: Path) -> str:
@@ -119,5 +135,5 @@ def _server(server: Server) -> dict[str, Any]:
 def files(plan: Plan, out: Path) -> Iterator[tuple[str, str]]:
     """Name and text of each file."""
     yield "compose.yaml", compose_file(plan, out)
-    if any(server.has_variable for server in plan.secrets.values()):
+    if plan.variables or any(server.has_variable for server in plan.secrets.values()):
         yield ".env.example", env_example(plan)

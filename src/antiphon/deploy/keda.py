@@ -28,6 +28,11 @@ def scales(plan: Plan) -> bool:
     return plan.store is not None and plan.store.kind.name == "postgres"
 
 
+def is_scaled(plan: Plan, unit: Unit) -> bool:
+    """Whether *unit* is: a channel's messages are moved by one process at a time, so it has that one, or none."""
+    return scales(plan) and bool(unit.services) and (not unit.channels or fewest(plan, unit)[0] == 0)
+
+
 def lag_query(plan: Plan, unit: Unit) -> str:
     """SQL that counts what *unit* has before it, up to a bound. It reads, and its role needs no more than that."""
     parts = []
@@ -45,6 +50,8 @@ def fewest(plan: Plan, unit: Unit) -> tuple[int, str]:
     """How many processes stay when nothing is to be done, and why."""
     if unit.has_routes:
         return 1, "One process stays: requests come to it."
+    if unit.receives:
+        return 1, "One process stays: who does not listen does not know that something has come."
     if plan.bus is not None and plan.bus.kind.name != "rabbitmq":
         return 1, f"One process stays: what waits in {plan.bus.kind.name} is known to who reads it, and to nobody else."
     late = any(spec.schedules for spec in unit.services)
@@ -56,9 +63,12 @@ def fewest(plan: Plan, unit: Unit) -> tuple[int, str]:
 
 def most(unit: Unit) -> int:
     """How many processes can have something to do: keys of a handler are divided among them, unless it counts its
-    events or is a workflow's; such a one is run by one process at a time."""
+    events or is a workflow's or a channel's; such a one is run by one process at a time."""
     handlers = [handler for spec in unit.services for handler in spec.handlers]
-    if any(each.rate is None and each.fair_by is None and each.workflow is None for each in handlers):
+    if any(
+        each.rate is None and each.fair_by is None and each.workflow is None and each.channel is None
+        for each in handlers
+    ):
         return _MOST
     return max(1, min(len(handlers), _MOST))
 

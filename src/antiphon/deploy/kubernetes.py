@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from antiphon.deploy import keda, yaml
+from antiphon.deploy.channels import Folder
 from antiphon.deploy.image import USER
 from antiphon.deploy.plan import DATA, PORT, Plan, Unit, without_secrets
 
@@ -18,6 +19,9 @@ scale apart with App(..., own_stores=True) and a broker; with --store postgresql
 _OWN_DISK = """\
 The service's store is a SQLite file on a volume of its own, joined to the others by the broker: one process works on
 it. With --store postgresql:// it would scale on lag."""
+_CHANNEL = "A channel: its messages are moved by one process at a time. Another would wait until this one dies."
+_FOLDER = """
+The PersistentVolumeClaim {claim} is yours to make: it is mounted at {path}, where files come and go."""
 _SCALED = "It has no `replicas`: whoever scales it says how many, and one runs where nobody does."
 
 
@@ -35,11 +39,11 @@ def files(plan: Plan) -> Iterator[tuple[str, str]]:
             parts.append(("", _disruption(plan, unit)))
         yield f"{unit.name}.yaml", yaml.documents(*parts)
     yield "network.yaml", yaml.documents(*_network(plan, units))
-    if plan.secrets:
+    if plan.secrets or plan.variables:
         yield "secret.yaml.example", yaml.documents(_secret(plan))
     if keda.scales(plan):
         for unit in units:
-            if unit.services:
+            if keda.is_scaled(plan, unit):
                 yield f"keda/{unit.name}.yaml", yaml.documents(*keda.scaled(plan, unit, plan.name))
 
 
@@ -62,6 +66,7 @@ def _workload(plan: Plan, unit: Unit, units: list[Unit]) -> Manifest:
         "spec": _pod(plan, unit),
     }
     spec: dict[str, Any] = {"selector": {"matchLabels": labels}, "template": pod}
+    claimed = "".join(_FOLDER.format(claim=_claim(plan, folder), path=folder.inside) for folder in plan.folders(unit))
     if plan.store is None:
         spec = {"serviceName": unit.name, "replicas": 1, **spec}
         spec["volumeClaimTemplates"] = [
@@ -70,12 +75,14 @@ def _workload(plan: Plan, unit: Unit, units: list[Unit]) -> Manifest:
                 "spec": {"accessModes": ["ReadWriteOncePod"], "resources": {"requests": {"storage": "10Gi"}}},
             }
         ]
-        remark = _ONE_DISK if len(units) == 1 else _OWN_DISK
+        remark = (_ONE_DISK if len(units) == 1 else _OWN_DISK) + claimed
         return remark, _named("apps/v1", "StatefulSet", plan, unit) | {"spec": spec}
+    remark = _SCALED
     if not unit.services:
-        spec = {"replicas": _GATEWAYS, **spec}
-    remark = _SCALED if unit.services else ""
-    return remark, _named("apps/v1", "Deployment", plan, unit) | {"spec": spec}
+        remark, spec = "", {"replicas": _GATEWAYS, **spec}
+    elif unit.channels and not keda.is_scaled(plan, unit):
+        remark, spec = _CHANNEL, {"replicas": 1, **spec}
+    return remark + claimed, _named("apps/v1", "Deployment", plan, unit) | {"spec": spec}
 
 
 def _pod(plan: Plan, unit: Unit) -> dict[str, Any]:
@@ -95,7 +102,16 @@ def _pod(plan: Plan, unit: Unit) -> dict[str, Any]:
     }
     if plan.store is not None:
         found["volumes"] = [{"name": "data", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}]
+    found["volumes"] += [
+        {"name": _claim(plan, folder), "persistentVolumeClaim": {"claimName": _claim(plan, folder)}}
+        for folder in plan.folders(unit)
+    ]
     return found
+
+
+def _claim(plan: Plan, folder: Folder) -> str:
+    """What the volume of a channel's folder is called: the same for all channels at it."""
+    return f"{plan.unit_name(folder.channel)}-folder"
 
 
 def _container(plan: Plan, unit: Unit) -> dict[str, Any]:
@@ -107,10 +123,12 @@ def _container(plan: Plan, unit: Unit) -> dict[str, Any]:
     }
     if plan.settings(unit):
         found["envFrom"] = [{"configMapRef": {"name": unit.name}}]
-    if plan.secrets:
+    if secret := [*plan.secrets, *(variable.name for variable in plan.variables)]:
         found["env"] = [
-            {"name": name, "valueFrom": {"secretKeyRef": {"name": plan.name, "key": name}}} for name in plan.secrets
+            {"name": name, "valueFrom": {"secretKeyRef": {"name": plan.name, "key": name}}} for name in secret
         ]
+    mounts = [{"name": "data", "mountPath": DATA}, {"name": "tmp", "mountPath": "/tmp"}]  # noqa: S108
+    mounts += [{"name": _claim(plan, folder), "mountPath": folder.inside} for folder in plan.folders(unit)]
     return found | {
         "startupProbe": _probe("/readyz", period_s=2, failures=60),
         "readinessProbe": _probe("/readyz", period_s=5, failures=2),
@@ -121,7 +139,7 @@ def _container(plan: Plan, unit: Unit) -> dict[str, Any]:
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         },
-        "volumeMounts": [{"name": "data", "mountPath": DATA}, {"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108
+        "volumeMounts": mounts,
     }
 
 
@@ -171,6 +189,7 @@ def _secret(plan: Plan) -> Manifest:
         values[keda.CONNECTION] = (
             f"{without_secrets(plan.secrets['ANTIPHON_STORE'].url).partition('?')[0]}?sslmode=require"
         )
+    values |= {variable.name: variable.placeholder for variable in plan.variables}
     remark = f"""\
 Not applied as it is: fill it in as secret.yaml, out of version control, or have your secret store make it.
     kubectl create secret generic {plan.name} --from-literal=NAME=URL ..."""

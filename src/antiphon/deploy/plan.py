@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from antiphon.app import App
+from antiphon.deploy.channels import Folder, Variable, extras_of, folders_of, variables_of
 from antiphon.deploy.servers import Server, broker_of, store_of
+from antiphon.model.channels import ChannelSpec
 from antiphon.model.handlers import ServiceSpec
 
 #: Where the gateway of each process listens, inside its container.
@@ -20,11 +22,12 @@ DATA = "/data"
 #: Between the end of the second grace and the kill.
 _SLACK_S = 10
 _UNSAFE = re.compile(r"[^a-z0-9-]+")
+_SECRET = re.compile("pass|pwd|secret|token|key", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Unit:
-    """Processes that are all alike: a service, or several, and whether they serve the public's requests.
+    """Processes that are all alike: a service or channel, or several, and whether they serve the public's requests.
 
     *elsewhere* says at which of the other units a service is to be asked for.
     """
@@ -37,7 +40,17 @@ class Unit:
     @property
     def has_routes(self) -> bool:
         """Whether requests come to it."""
-        return self.is_public or any(spec.routes for spec in self.services)
+        return self.is_public or any(map(_is_asked, self.services))
+
+    @property
+    def channels(self) -> list[ChannelSpec]:
+        """The channels among what it runs."""
+        return [spec.handlers[0].channel for spec in self.services if spec.handlers and spec.handlers[0].channel]
+
+    @property
+    def receives(self) -> bool:
+        """Whether something comes in by a channel of it."""
+        return any(channel.inbound for channel in self.channels)
 
 
 @dataclass(frozen=True)
@@ -45,6 +58,7 @@ class Plan:
     """A deployment of *app* (as *reference* names it): its store, its bus, its image.
 
     *grace_s* is how long a process may take to drain. *store* None: SQLite files. *bus* None: a log beside the stores.
+    *variables* are those that the app reads its channels' URLs and secrets from.
     """
 
     app: App
@@ -53,6 +67,7 @@ class Plan:
     grace_s: int
     store: Server | None
     bus: Server | None
+    variables: Sequence[Variable] = ()
 
     @property
     def name(self) -> str:
@@ -68,9 +83,10 @@ class Plan:
         """The processes. Those of files share one disk, unless each service has its own and a broker joins them."""
         shares_files = self.store is None and not (self.app.own_stores and (self.bus is not None or one_machine))
         if shares_files:
-            return [Unit(self.name, self.app.specs, is_public=True, elsewhere={})]
-        apart = [Unit(self.unit_name(spec.name), (spec,), is_public=False, elsewhere={}) for spec in self.app.specs]
-        elsewhere = {spec.name: f"http://{self.unit_name(spec.name)}:{PORT}" for spec in self.app.specs if spec.routes}
+            return [Unit(self.name, self.app.all_specs, is_public=True, elsewhere={})]
+        specs = self.app.all_specs
+        apart = [Unit(self.unit_name(spec.name), (spec,), is_public=False, elsewhere={}) for spec in specs]
+        elsewhere = {spec.name: f"http://{self.unit_name(spec.name)}:{PORT}" for spec in specs if _is_asked(spec)}
         return [Unit(self.unit_name("gateway"), (), is_public=True, elsewhere=elsewhere), *apart]
 
     def unit_name(self, service: str) -> str:
@@ -80,7 +96,7 @@ class Plan:
     def command(self, unit: Unit) -> list[str]:
         """What a container of *unit* runs."""
         services = ",".join(spec.name for spec in unit.services) or "gateway"
-        chosen = [] if len(unit.services) == len(self.app.specs) else ["--services", services]
+        chosen = [] if len(unit.services) == len(self.app.all_specs) else ["--services", services]
         where = ["--data", DATA, "--host", "0.0.0.0", "--port", str(PORT)]  # noqa: S104  inside a container
         return ["antiphon", "run", self.reference, *chosen, *where, "--grace", f"{self.grace_s}s"]
 
@@ -99,11 +115,28 @@ class Plan:
     @property
     def extras(self) -> list[str]:
         """The extras of Antiphon that the image needs."""
-        return sorted({server.kind.extra for server in self.secrets.values()})
+        return sorted({server.kind.extra for server in self.secrets.values()} | extras_of(self.app))
+
+    @cached_property
+    def _folders(self) -> dict[str, Folder]:
+        return folders_of(self.app)
+
+    def folders(self, unit: Unit) -> list[Folder]:
+        """The folders that the channels of *unit* look into, each once."""
+        return list(dict.fromkeys(self._folders[each.name] for each in unit.channels if each.name in self._folders))
 
 
-def plan_of(app: App, reference: str, *, store: str | None, bus: str | None, image: str | None, grace_s: int) -> Plan:
-    """The plan for *app* with the store and bus at these URLs (None: as the app says).
+def plan_of(
+    app: App,
+    reference: str,
+    *,
+    store: str | None,
+    bus: str | None,
+    image: str | None,
+    grace_s: int,
+    environment: Mapping[str, str] | None = None,
+) -> Plan:
+    """The plan for *app* with the store and bus at these URLs (None: as the app says), loaded in *environment*.
 
     Raises DeclarationError for a URL that is no store's or no bus's.
     """
@@ -114,7 +147,14 @@ def plan_of(app: App, reference: str, *, store: str | None, bus: str | None, ima
         grace_s=grace_s,
         store=store_of(store or app.store),
         bus=broker_of(bus or app.bus, app),
+        variables=variables_of(app, environment or {}),
     )
+
+
+def _is_asked(spec: ServiceSpec) -> bool:
+    """Whether requests come to *spec*: to its routes, or webhooks to a channel."""
+    channels = [handler.channel for handler in spec.handlers if handler.channel is not None]
+    return bool(spec.routes) or any(channel.url.startswith("webhook:") for channel in channels)
 
 
 def dns(name: str) -> str:
@@ -123,9 +163,14 @@ def dns(name: str) -> str:
 
 
 def without_secrets(url: str) -> str:
-    """*url* with placeholders where user and password go."""
+    """*url* with placeholders where user and password go, and for options that may be secret."""
     parts = urlsplit(url)
-    return parts._replace(netloc=f"USER:PASSWORD@{parts.netloc.rpartition('@')[2]}").geturl()
+    options = [
+        f"{name}={'SECRET' if _SECRET.search(name) else value}"
+        for name, _, value in (each.partition("=") for each in parts.query.split("&") if each)
+    ]
+    netloc = f"USER:PASSWORD@{parts.netloc.rpartition('@')[2]}"
+    return parts._replace(netloc=netloc, query="&".join(options)).geturl()
 
 
 def context(out: Path) -> str:

@@ -46,19 +46,20 @@ Identify = Callable[[Message], str]
 class ChannelSpec:
     """A channel as it is declared: foreign names and the types of events that come and go there.
 
-    *options* are those of the scheme of its *url*. Of two regions *region* is this one, *peer* the other.
+    *options* are those of the scheme of its *url*; both may hold secrets, so neither is in its repr. Of two regions
+    *region* is this one, *peer* the other.
     """
 
     name: str
     app: str
-    url: str
+    url: str = field(repr=False)
     inbound: Mapping[str, tuple[EventType, ...]]
     outbound: Mapping[str, tuple[EventType, ...]]
     source: str
     decode: Decode | None = None
     encode: Encode | None = None
     identify: Identify | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     region: str | None = None
     peer: str | None = None
 
