@@ -24,7 +24,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.loaders import create_loader
 
 from antiphon.broker.feed import PATIENCE_S
-from antiphon.broker.naming import quoted
+from antiphon.broker.naming import plain, quoted
 from antiphon.errors import DeclarationError, Undecodable
 from antiphon.model.envelope import Envelope
 from antiphon.wire import from_attributes, from_structured, to_attributes, to_structured
@@ -34,7 +34,6 @@ ERRORS: tuple[type[Exception], ...] = (BotoCoreError, ClientError)
 _GONE = frozenset({"404", "NotFound", "NoSuchBucket", "NoSuchKey"})
 _LOCAL_REGION = "us-east-1"
 _CONNECTIONS = 32
-_PLAIN = re.compile(r"[A-Za-z0-9_.:-]{1,120}")
 #: SQS and SNS take the characters of XML 1.0 and no others.
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _DIGEST = 12
@@ -138,11 +137,6 @@ async def wait_for_all(asked: Iterable[Awaitable[Item]]) -> list[Item]:
         if isinstance(answer, BaseException):
             raise answer
     return [answer for answer in answers if not isinstance(answer, BaseException)]
-
-
-def plain(text: str) -> str:
-    """*text* where it can be part of a group's name or an id, else its digest."""
-    return text if _PLAIN.fullmatch(text) else hashlib.sha256(text.encode()).hexdigest()
 
 
 def shortened(name: str, longest: int) -> str:

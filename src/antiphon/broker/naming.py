@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 _QUERY = re.compile("[?#]")
+_PLAIN = re.compile(r"[A-Za-z0-9_.:-]{1,120}")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
 
 
 def quoted(name: str) -> str:
     """*name* as one part of a subject or routing key: what has a meaning there is written ``=<hex>``."""
     return _UNSAFE.sub(lambda match: "".join(f"={byte:02X}" for byte in match[0].encode()), name)
+
+
+def plain(text: str) -> str:
+    """*text* where it can be part of a group's name or an id, else its digest."""
+    return text if _PLAIN.fullmatch(text) else hashlib.sha256(text.encode()).hexdigest()
 
 
 def without_name(url: str) -> tuple[str, str | None]:

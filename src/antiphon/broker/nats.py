@@ -20,7 +20,7 @@ from nats.js.errors import KeyNotFoundError, NoKeysError, NotFoundError
 
 from antiphon.broker.feed import AGAIN, PATIENCE_S, Feed, Feeds
 from antiphon.broker.jetstream import Confirmations, place_of, pulled
-from antiphon.broker.naming import quoted, shown
+from antiphon.broker.naming import plain, quoted, shown
 from antiphon.broker.waves import waves
 from antiphon.errors import BusError, InvalidEvent
 from antiphon.model.envelope import Envelope
@@ -106,7 +106,7 @@ class NatsBus(Feeds):
 
     async def _message(self, event: Envelope) -> tuple[str, bytes, dict[str, str]]:
         """Subject, data and headers of an event."""
-        headers = {"content-type": STRUCTURED, _TYPE: quoted(event.type), api.Header.MSG_ID.value: event.id}
+        headers = {"content-type": STRUCTURED, _TYPE: quoted(event.type), api.Header.MSG_ID.value: plain(event.id)}
         body = to_structured(event)
         if len(body) > self._largest:
             headers[_PIECES], body = await self._in_pieces(body), b""

@@ -22,6 +22,7 @@ from aiormq.abc import AbstractChannel, AbstractConnection, DeliveredMessage
 from aiormq.exceptions import AMQPError, ChannelInvalidStateError
 from pamqp.commands import Basic
 
+from antiphon.broker.amqp import message_id, tolerate
 from antiphon.broker.feed import AGAIN, Feed
 from antiphon.broker.naming import quoted, shown
 from antiphon.broker.numbered import NumberedFeeds
@@ -37,6 +38,7 @@ _PERSISTENT = 2
 #: From this version on, a queue drops what came back twenty times unless it is told not to.
 _LIMITS_DELIVERIES = 4
 _ERRORS = (AMQPError, ChannelInvalidStateError)
+tolerate()
 
 
 class RabbitBus(NumberedFeeds[int]):
@@ -119,7 +121,9 @@ class RabbitBus(NumberedFeeds[int]):
         return arguments
 
     async def _publish(self, channel: AbstractChannel, event: Envelope) -> Any:
-        properties = Basic.Properties(content_type=STRUCTURED, delivery_mode=_PERSISTENT, message_id=event.id)
+        properties = Basic.Properties(
+            content_type=STRUCTURED, delivery_mode=_PERSISTENT, message_id=message_id(event.id)
+        )
         # It waits for the confirmation, but not for the socket to have taken each message before the next.
         return await channel.basic_publish(
             to_structured(event),
@@ -156,8 +160,10 @@ class RabbitBus(NumberedFeeds[int]):
         """What a message is to a receiver of *types*."""
         headers = message.header.properties.headers or {}
         content_type = message.header.properties.content_type
+        is_whole = (content_type or "").startswith("application/cloudevents")
         try:
-            if attributes := dict(_attributes(headers)):
+            # The content type decides, whatever properties are beside it.
+            if not is_whole and (attributes := dict(_attributes(headers))):
                 if content_type:
                     attributes["datacontenttype"] = content_type
                 event = from_attributes(attributes, message.body, received_ms=self._clock.now_ms())

@@ -21,7 +21,6 @@ from antiphon.broker.amazon import (
     group_of,
     legal,
     place_at,
-    plain,
     refused,
     shortened,
     unless,
@@ -29,7 +28,7 @@ from antiphon.broker.amazon import (
     waves,
 )
 from antiphon.broker.feed import AGAIN
-from antiphon.broker.naming import shown
+from antiphon.broker.naming import plain, shown
 from antiphon.broker.queues import BATCH, QueueFeeds
 from antiphon.errors import BusError, DeclarationError
 from antiphon.model.envelope import Envelope

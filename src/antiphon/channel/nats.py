@@ -19,7 +19,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext, api
 
-from antiphon.broker.naming import shown
+from antiphon.broker.naming import plain, shown
 from antiphon.channel.helping import PATIENCE_S, from_headers, to_headers, translated
 from antiphon.errors import BusError
 from antiphon.model.channels import ChannelSpec, Message
@@ -166,7 +166,7 @@ class ChannelSink(_Connected):
                     headers = {"content-type": message.content_type, **to_headers(message.attributes)}
                     if message.id is not None:
                         # With its place: one event may go to two of them, and a stream hold both.
-                        headers[api.Header.MSG_ID] = f"{message.topic}/{message.id}"
+                        headers[api.Header.MSG_ID] = f"{message.topic}/{plain(message.id)}"
                     acks.append(await self._js.publish_async(message.topic, message.body, headers=headers))
                 await asyncio.gather(*acks)
             finally:

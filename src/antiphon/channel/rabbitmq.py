@@ -18,6 +18,7 @@ from aiormq.abc import AbstractChannel, AbstractConnection, DeliveredMessage
 from aiormq.exceptions import AMQPError, ChannelInvalidStateError, PublishError
 from pamqp.commands import Basic
 
+from antiphon.broker.amqp import message_id, tolerate
 from antiphon.broker.naming import shown
 from antiphon.channel.helping import split, text, translated
 from antiphon.errors import BusError
@@ -28,6 +29,7 @@ _PREFETCH = 512
 _PERSISTENT = 2
 _PREFIXES = ("cloudEvents:", "cloudEvents_")
 _ERRORS = (AMQPError, ChannelInvalidStateError)
+tolerate()
 
 
 class _Connected:
@@ -145,7 +147,7 @@ class ChannelSink(_Connected):
         properties = Basic.Properties(
             content_type=message.content_type,
             delivery_mode=_PERSISTENT,
-            message_id=message.id,
+            message_id=message_id(message.id),
             headers={**headers, **message.headers},
         )
         return await self._channel.basic_publish(
