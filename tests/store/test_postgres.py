@@ -241,6 +241,31 @@ async def test_a_unit_that_is_cancelled_leaves_nothing_behind(store: PostgresSto
 # ---------------------------------------------------------------------- statements
 
 
+async def test_a_table_that_another_process_changes_is_read_on(store: PostgresStore, make: Make) -> None:
+    """It gets a further column while statements on it are prepared: reads go on, on whatever connection, and a unit
+    says that the fault is not its statement's; the next one is sound."""
+    sql = "SELECT * FROM notes"
+    async with store.unit() as unit:
+        await unit.execute("INSERT INTO notes VALUES (1, 'one')")
+    for _ in range(10):
+        await asyncio.gather(*(store.fetch_all(sql) for _ in range(8)))
+        async with store.unit() as unit:
+            await unit.fetch_all(sql)
+    other = make("two")
+    await other.open()
+    async with other.unit() as unit:
+        await unit.execute("ALTER TABLE notes ADD COLUMN more TEXT")
+    await other.close()
+    for _ in range(3):
+        assert [tuple(row) for row in await store.fetch_all(sql)] == [(1, "one", None)]
+    assert [len(rows) for rows in await asyncio.gather(*(store.fetch_all(sql) for _ in range(8)))] == [1] * 8
+    with pytest.raises(StoreError, match="was changed meanwhile"):
+        async with store.unit() as unit:
+            await unit.fetch_all(sql)
+    async with store.unit() as unit:
+        assert len((await unit.fetch_all(sql))[0]) == 3
+
+
 async def test_a_failing_statement_undoes_itself_alone(store: PostgresStore) -> None:
     """A service may catch its error and go on in the same transaction, as on SQLite; also after a savepoint."""
     async with store.unit() as unit:

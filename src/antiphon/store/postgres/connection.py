@@ -85,10 +85,19 @@ def _quoted(name: str) -> str:
     return sql.Identifier(name).as_string(None).replace(" ", "\\ ")
 
 
+def is_outdated(error: BaseException | None) -> bool:
+    """Whether a connection has prepared a statement for a table that has other columns by now, and so cannot run it:
+    another process has brought new code, and has changed a table."""
+    # Its text depends on the server's language; its state also stands for what PostgreSQL cannot do at all.
+    return isinstance(error, psycopg.Error) and error.diag.source_function == "RevalidateCachedQuery"
+
+
 def store_error(error: psycopg.Error, where: Address) -> StoreError | None:
     """The StoreError that *error* stands for; None if the statement itself is at fault."""
     state = error.sqlstate or ""
     shown, text = where.shown, str(error).strip().partition("\n")[0]
+    if is_outdated(error):
+        return StoreError(f"a table was changed meanwhile ({text})", where=shown, mend="The work is tried again")
     if state in ("40001", "40P01", "55P03"):
         return StoreLocked(f"another transaction was in the way ({text})", where=shown, mend="The work is tried again")
     if state == "53100":

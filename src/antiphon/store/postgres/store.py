@@ -18,7 +18,7 @@ from antiphon.errors import LeaseLost, StoreError
 from antiphon.model.envelope import Envelope
 from antiphon.ports import Clock, LoggedEvent
 from antiphon.store.base import SqlStore
-from antiphon.store.postgres.connection import Address, translated
+from antiphon.store.postgres.connection import Address, is_outdated, translated
 from antiphon.store.postgres.listener import Listener, number_of
 from antiphon.store.postgres.migrations import migrate
 from antiphon.store.postgres.pool import Pool
@@ -228,8 +228,11 @@ class PostgresStore(SqlStore):
                         cursor = AsyncRawCursor(connection, row_factory=row_factory)
                         await cursor.execute(numbered(sql), kept(parameters))
                         return await cursor.fetchall()
-                except StoreError:
-                    if not left:
+                except StoreError as error:
+                    if is_outdated(error.__cause__):
+                        # What it has prepared is of tables as they were; so may be what others have.
+                        await connection.close()
+                    elif left <= 0:
                         raise
 
     def query(self, name: str) -> str:
