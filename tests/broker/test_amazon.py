@@ -392,12 +392,20 @@ async def test_what_waits_is_kept_from_others_until_its_process_dies(
 
 @pytest.mark.parametrize(
     "reference",
-    ["s3://elsewhere/secret", "s3://antiphon-000000000000-us-east-1/another-bus/secret", "file:///etc/passwd"],
+    [
+        "s3://elsewhere/secret",
+        "s3://antiphon-000000000000-us-east-1/another-bus/secret",
+        "file:///etc/passwd",
+        "s3://antiphon-000000000000-us-east-1/OURS/" + "x" * 2_000,
+    ],
 )
 async def test_nothing_is_read_but_the_bus_s_own(reference: str, tmp_path: Path) -> None:
     """A message that refers to data elsewhere is an event without data."""
     async with buses_on_aws(SQS, tmp_path) as (bus,):
-        hostile = {**json.loads(cloud_event("event-000000001", A, None)), "dataref": reference}
+        hostile = {
+            **json.loads(cloud_event("event-000000001", A, None)),
+            "dataref": reference.replace("OURS", bus._large._name),
+        }
         del hostile["data"]
         event = await bus._large.event(json.dumps(hostile).encode(), received_ms=0)
         assert event.data == b"null"
