@@ -76,6 +76,7 @@ class Server(ABC):
 
     async def settle(self) -> None:
         """Wait until what it has made on request survives `kill`, where it says so earlier. Raises TimeoutError."""
+        return
 
     async def kill(self) -> None:
         """SIGKILL: its data stays."""
