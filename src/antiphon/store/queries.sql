@@ -132,6 +132,12 @@ UPDATE antiphon_handlers
 SET owner = ?, epoch = epoch + 1, lease_until_ms = ?, paused_until_ms = NULL, pause_reason = NULL
 WHERE id = ?
 
+-- name: fence_off
+-- Whoever runs a handler has lost it, as if he had given it back when he last renewed.
+UPDATE antiphon_handlers
+SET epoch = epoch + 1, lease_until_ms = CASE WHEN owner IS NULL THEN lease_until_ms ELSE lease_until_ms - ?1 END, owner = NULL
+WHERE name = ?2
+
 -- name: suspect_handler
 -- What repeated deaths say about the handler's next events.
 UPDATE antiphon_handlers SET strikes = ?, suspect_seq = ? WHERE id = ?
