@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from cloudevents.core.bindings.http import HTTPMessage
 from cloudevents.core.bindings.http import from_binary as sdk_from_binary
@@ -28,6 +29,7 @@ from antiphon.wire import (
     is_json,
     to_binary,
     to_structured,
+    valid_traceparent,
 )
 
 CASES = Path(__file__).resolve().parents[2] / "shared" / "cases" / "cloudevents.json"
@@ -458,3 +460,31 @@ def verdict(case: dict[str, Any]) -> bool:
         assert envelopes[0].id == case["expected"]["attributes"]["id"]
         assert attributes["source"] == case["expected"]["attributes"]["source"]
     return True
+
+
+@pytest.mark.parametrize("text", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"])
+def test_a_time_that_is_beyond_all_years_in_utc_is_refused(text: str) -> None:
+    """Nobody could write it again as a CloudEvent."""
+    event = {"specversion": "1.0", "id": "1", "source": "/a", "type": "t", "time": text}
+    with pytest.raises(Undecodable, match="RFC 3339"):
+        from_structured(msgspec.json.encode(event), received_ms=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "longest"),
+    [("id", 300), ("source", 255), ("type", 255), ("subject", 1024), ("correlationid", 500), ("causationid", 500)],
+)
+def test_what_no_store_could_keep_is_refused(name: str, longest: int) -> None:
+    """A store that cannot keep one event would be given it again and again, and none of those after it."""
+    event = {"specversion": "1.0", "id": "1", "source": "/a", "type": "t"}
+    longer = {**event, name: "a" * (longest + 1)}
+    with pytest.raises(Undecodable, match=f"it has {longest + 1:,} characters"):
+        from_structured(msgspec.json.encode(longer), received_ms=0)
+    from_structured(msgspec.json.encode({**event, name: "a" * longest}), received_ms=0)
+
+
+def test_a_traceparent_that_is_too_long_is_ignored() -> None:
+    """A later version of the format may add anything."""
+    known = f"01-{'a' * 32}-{'b' * 16}-01"
+    assert valid_traceparent(f"{known}-more") == f"{known}-more"
+    assert valid_traceparent(f"{known}-{'x' * 300}") is None

@@ -25,6 +25,7 @@ import msgspec
 
 from antiphon.errors import PayloadTooLarge, Undecodable
 from antiphon.model.envelope import Envelope
+from antiphon.model.events import MAX_KEY
 from antiphon.model.jsontext import MAX_PAYLOAD, strict_json
 
 __all__ = [
@@ -84,6 +85,15 @@ _STANDARD = {
 _OUR_EXTENSIONS = frozenset(
     {"correlationid", "causationid", "traceparent", "service", "kind", "target", "requestid", "deadline"}
 )
+
+#: The characters of what is kept of an event beside its data. All of it may be so short.
+_SHORT = 255
+_LONGEST = {
+    **dict.fromkeys(("type", "source", "target"), _SHORT),
+    "id": 300,
+    **dict.fromkeys(("correlationid", "causationid", "requestid"), 500),
+    "subject": MAX_KEY,
+}
 
 Attributes = Mapping[str, object]
 
@@ -210,8 +220,9 @@ def from_message(headers: Mapping[str, str], body: bytes, *, received_ms: int, l
 
 
 def valid_traceparent(text: str) -> str | None:
-    """*text* if it is a ``traceparent``; W3C Trace Context 3.2.2 has anything else ignored."""
-    return text if _TRACEPARENT.fullmatch(text) else None
+    """*text* if it is a ``traceparent``; W3C Trace Context 3.2.2 has anything else ignored, and so is one that is too
+    long to be kept."""
+    return text if len(text) <= _SHORT and _TRACEPARENT.fullmatch(text) else None
 
 
 def is_json(content_type: str) -> bool:
@@ -290,6 +301,8 @@ def _envelope(attributes: Attributes, data: bytes, prefix: str, received_ms: int
         if name not in present:
             _refuse(prefix + name, "this required attribute is missing")
     texts = {name: value for name, value in present.items() if isinstance(value, str)}
+    if max(map(len, texts.values())) > _SHORT:
+        _check_lengths(texts, prefix)
     version = texts["specversion"]
     if version != "1.0":
         _refuse(f"{prefix}specversion", f"version {version!r} of CloudEvents is unknown; known: 1.0")
@@ -311,6 +324,16 @@ def _envelope(attributes: Attributes, data: bytes, prefix: str, received_ms: int
     if texts.get("kind", envelope.kind) != envelope.kind:
         _refuse(f"{prefix}kind", "a command has a target, a reply a requestid too, an event neither")
     return envelope
+
+
+def _check_lengths(texts: Mapping[str, str], prefix: str) -> None:
+    """Refuse what not every store could keep: it would be tried again and again, and hold up what comes after it."""
+    for name, most in _LONGEST.items():
+        text = texts.get(name, "")
+        if name == "source":
+            text = _service(text, texts.get("service", ""))
+        if len(text) > most:
+            _refuse(prefix + name, f"it has {len(text):,} characters, and may have {most:,}")
 
 
 def _check_attribute(name: str, value: object, prefix: str) -> None:
@@ -350,8 +373,9 @@ def _service(source: str, service: str) -> str:
 
 def _time_ms(text: str, field: str) -> int:
     try:
-        time = msgspec.convert(text, _Time)
-    except msgspec.ValidationError:
+        # In UTC, where its first and last hours may be beyond all years: nobody could write that time again.
+        time = msgspec.convert(text, _Time).astimezone(UTC)
+    except (msgspec.ValidationError, OverflowError):
         _refuse(field, f"expected an RFC 3339 time with its zone, got {text!r:.100}")
     return (time - _EPOCH) // _MILLISECOND
 

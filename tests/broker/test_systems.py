@@ -89,7 +89,12 @@ async def test_flight_booking_with_the_broker_killed(
         pytest.skip(f"{engine.server.__name__} keeps in memory what it confirms")
     require(f"a server of {engine.name}", engine.server.is_there())
     async with running(engine.server) as server:
-        await bookings_come_to_their_ends(server.url, tmp_path, monkeypatch, server.kill, server.start, times)
+
+        async def kill() -> None:
+            await server.settle()
+            await server.kill()
+
+        await bookings_come_to_their_ends(server.url, tmp_path, monkeypatch, kill, server.start, times)
 
 
 async def test_flight_booking_on_tansu_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import hmac
 import json
 import sqlite3
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -10,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from antiphon import App, Event, Service, Transaction
+from antiphon.policy import webhooks
 from antiphon.runtime.clock import SystemClock
 from antiphon.runtime.runtime import Runtime
 
@@ -112,6 +116,17 @@ def once_by_id(events: Iterable[dict[str, Any]]) -> list[int]:
     for event in events:
         first.setdefault(event["id"], event["data"]["n"])
     return list(first.values())
+
+
+def signed(body: bytes, message_id: str, key: bytes, at_s: int) -> dict[str, str]:
+    """The headers of a webhook that was signed with *key*."""
+    signature = hmac.new(key, f"{message_id}.{at_s}.".encode() + body, hashlib.sha256).digest()
+    return {
+        webhooks.ID: message_id,
+        webhooks.TIMESTAMP: str(at_s),
+        webhooks.SIGNATURE: f"v1,{base64.b64encode(signature).decode()}",
+        "content-type": "application/json",
+    }
 
 
 def environment(**relay: Any) -> dict[str, str]:

@@ -7,11 +7,13 @@ import json
 import random
 import sqlite3
 import uuid
-from collections.abc import AsyncIterator, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
+import aiormq
 import httpx
 import nats
 import pytest
@@ -28,14 +30,16 @@ from antiphon.testing.line import line_to
 from tests.channel.foreign import listening
 from tests.channel.kit import until
 from tests.channel.region import Change, CustomerChanged, Watched, region_app
+from tests.store.postgres import database
 
 pytestmark = pytest.mark.anyio
 
 SEED = 7
+HEARD = "SELECT count(*), count(DISTINCT name) FROM heard"
 NAMES = st.sampled_from(["eu", "us", "asia", "sa"])
 
 
-@pytest.fixture(params=["nats", "redis"])
+@pytest.fixture(params=["nats", "redis", "rabbitmq"])
 async def joint(request: pytest.FixtureRequest) -> AsyncIterator[tuple[str, str]]:
     """A server that joins regions, and a name that no other app has there."""
     url, name = await listening(request.param), f"geo_{uuid.uuid4().hex[:10]}"
@@ -44,6 +48,12 @@ async def joint(request: pytest.FixtureRequest) -> AsyncIterator[tuple[str, str]
         client: Any = Redis.from_url(url)
         await client.delete(*[key async for key in client.scan_iter(f"{name}.*", count=1000)] or ["none"])
         await client.aclose()
+    elif request.param == "rabbitmq":
+        broker = await aiormq.connect(url)
+        channel = await broker.channel()
+        for one, other in permutations(("eu", "us", "asia"), 2):
+            await channel.queue_delete(f"{name}.{one}.{other}")
+        await broker.close()
     else:
         connection = await nats.connect(url)
         for stream in await connection.jetstream().streams_info():
@@ -52,11 +62,24 @@ async def joint(request: pytest.FixtureRequest) -> AsyncIterator[tuple[str, str]
         await connection.close()
 
 
+@pytest.fixture(params=["files", "postgres"])
+def stores(request: pytest.FixtureRequest) -> Iterator[list[str | None]]:
+    """Where each of two regions has its stores: in files (None), or in a database of its own."""
+    with ExitStack() as stack:
+        is_file = request.param == "files"
+        yield [None if is_file else stack.enter_context(database()) for _ in range(2)]
+
+
 @asynccontextmanager
-async def running(apps: Iterable[App], data: Path) -> AsyncIterator[list[Runtime]]:
-    """Each app in a directory of its own."""
+async def running(
+    apps: Sequence[App], data: Path, stores: Sequence[str | None] | None = None
+) -> AsyncIterator[list[Runtime]]:
+    """Each app in a directory of its own, or with its stores in a database."""
     async with AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(app.run_in(data / f"r{n}")) for n, app in enumerate(apps)]
+        yield [
+            await stack.enter_async_context(app.run_in(data / f"r{n}", store=store))
+            for n, (app, store) in enumerate(zip(apps, stores or [None] * len(apps), strict=True))
+        ]
 
 
 async def state(runtime: Runtime) -> list[tuple[Any, ...]]:
@@ -105,28 +128,35 @@ async def test_events_cross_once_with_their_ids_and_in_order(joint: tuple[str, s
 
 
 async def test_what_is_written_in_two_regions_while_the_line_is_cut_converges(
-    joint: tuple[str, str], tmp_path: Path
+    joint: tuple[str, str], stores: list[str | None], tmp_path: Path
 ) -> None:
-    """Both write on, each for itself; afterwards both have the same, by the last writer and by the app's own policy."""
+    """Both write on, each for itself, wherever their stores lie; afterwards both have the same, each change once, by
+    the last writer and by the app's own policy."""
     url, name = joint
     chance = random.Random(SEED)
     async with line_to(url) as line:
         apps = [region_app(name, "eu", {"us": url}), region_app(name, "us", {"eu": line.url})]
-        async with running(apps, tmp_path) as runtimes:
+        async with running(apps, tmp_path, stores) as runtimes:
             for cut in range(3):
                 if cut:
                     await line.cut()
                 for n in range(20):
                     for app in chance.sample(apps, 2):
-                        await app.publish(Change(customer=f"c{n % 4}", name=f"{app.channels.keys()}{cut}{n}"))
+                        await app.publish(Change(customer=f"c{n % 4}", name=f"{[*app.channels]}{cut}{n}"))
                         await app.publish(Watched(person="p", reasons=[f"{chance.randrange(50)}"]), service="crm")
                 if cut:
                     await line.mend()
                 await until(are_the_same, runtimes, 40 * (cut + 1))
+            for runtime in runtimes:
+                assert [tuple(row) for row in await runtime.store_of("crm").fetch_all(HEARD)] == [(120, 120)]
             (watched,) = [json.loads(row[3]) for row in await state(runtimes[0]) if row[0] == "crm.watchlist"]
         assert line.broken > 0
     assert watched["reasons"] == sorted(set(watched["reasons"]))
     assert len(watched["reasons"]) > 20
+    if stores[0] is not None:
+        one, other = (in_database(store or "", "SELECT kind, about, stamp, data FROM crm.replicas") for store in stores)
+        assert one == other
+        assert len(one) == 5
 
 
 class Behind(SystemClock):
@@ -246,6 +276,14 @@ def rows(data: Path, sql: str) -> list[tuple[Any, ...]]:
     """Rows of a region's service, looked at from outside of its process."""
     with closing(sqlite3.connect(f"file:{data / 'crm.db'}?mode=ro", uri=True, timeout=10)) as connection:
         return connection.execute(sql).fetchall()
+
+
+def in_database(url: str, sql: str) -> list[tuple[Any, ...]]:
+    """Rows of a region's database, looked at from outside of its process; sorted."""
+    import psycopg
+
+    with psycopg.connect(url) as connection:
+        return sorted(connection.execute(sql.encode()).fetchall())
 
 
 def heard(data: Path) -> list[str]:

@@ -19,7 +19,7 @@ from antiphon.errors import DeclarationError
 from antiphon.gateway.application import serve
 from antiphon.policy import webhooks
 from antiphon.runtime.runtime import Runtime
-from tests.channel.kit import Got, Passed, seen_in, until
+from tests.channel.kit import Got, Passed, seen_in, signed, until
 from tests.conftest import require
 
 pytestmark = pytest.mark.anyio
@@ -66,11 +66,8 @@ async def send(
 ) -> httpx.Response:
     """A webhook, signed with *key*."""
     body = data if isinstance(data, bytes) else json.dumps(data).encode()
-    at = str(runtime.clock.now_ms() // 1000 - late_s)
-    signature = hmac.new(key, f"{message_id}.{at}.".encode() + body, hashlib.sha256).digest()
-    signed = {webhooks.ID: message_id, webhooks.TIMESTAMP: at}
-    signed[webhooks.SIGNATURE] = f"v1,{base64.b64encode(signature).decode()}"
-    return await client.post("/channels/shop", content=body, headers={**signed, "content-type": "application/json"})
+    headers = signed(body, message_id, key, runtime.clock.now_ms() // 1000 - late_s)
+    return await client.post("/channels/shop", content=body, headers=headers)
 
 
 async def has_seen(runtime: Runtime, numbers: list[int]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -17,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from tests.channel.kit import until
+from antiphon.runtime.clock import SystemClock
+from tests.channel.kit import signed, until
 from tests.deploy.kit import compose_of, queues, written
 from tests.examples.kit import CHECKOUT, ENDS_OF_ENROLLMENTS, client_of, ends_of_enrollments
 from tests.store.postgres import database
@@ -121,6 +123,13 @@ def store(request: pytest.FixtureRequest) -> Iterator[str | None]:
         yield url
 
 
+@pytest.fixture
+def base() -> Iterator[str]:
+    """A database of the test's own."""
+    with database() as url:
+        yield url
+
+
 async def test_what_compose_starts_works_and_drains(store: str | None, tmp_path: Path) -> None:
     """Each process passes its health check, the gateway leads to the services wherever they are, and SIGTERM ends each
     within its grace, with 0."""
@@ -148,3 +157,25 @@ async def test_the_channels_of_what_compose_starts_move_files(tmp_path: Path, mo
         for name in ("payments.answered.jsonl", "payments.reported.jsonl"):
             path = tmp_path / "exchange" / name
             await until(lambda path=path: path.exists() and path.read_bytes().count(b"\n") == 3)
+
+
+async def test_webhooks_come_by_the_gateway_of_what_compose_starts(
+    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is shared but the database: the gateway passes a webhook on to its channel's container, which has the
+    secret from .env, and what follows from it goes out by another channel; what is not signed is refused."""
+    key = b"0123456789abcdef01234567"
+    told = {"HOOKS_SECRET": f"whsec_{base64.b64encode(key).decode()}", "HOOKS_FOLDER": f"folder://{tmp_path}"}
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    with stack_of(tmp_path, base, "tests.deploy.hooked:app", told) as (stack, processes):
+        assert sorted(processes) == ["hooked-gateway", "hooked-hooks", "hooked-passed", "hooked-relay"]
+        body = json.dumps({"type": "got", "data": {"n": 7, "about": "k"}}).encode()
+        headers = signed(body, "msg_1", key, SystemClock().now_ms() // 1000)
+        async with client_of(stack.url("hooked-gateway")) as client:
+            forged = await client.post("/channels/hooks", content=body.replace(b"7", b"8"), headers=headers)
+            taken = await client.post("/channels/hooks", content=body, headers=headers)
+        assert (forged.status_code, taken.status_code) == (401, 202)
+        path = tmp_path / "passed.jsonl"
+        await until(lambda: path.exists() and path.read_bytes().endswith(b"\n"))
+        assert [json.loads(line)["data"]["n"] for line in path.read_bytes().splitlines()] == [7]

@@ -176,6 +176,14 @@ def test_an_empty_key_is_refused() -> None:
     assert caught.value.field == "$.key"
 
 
+def test_a_key_has_a_longest_length() -> None:
+    """A broker that has no room for a longer one would hold up everything after it."""
+    keyed = event_type_of(Keyed)
+    assert keyed.key_of(Keyed("k" * 1_024)) == "k" * 1_024
+    with pytest.raises(InvalidEvent, match="1,025 characters"):
+        keyed.key_of(Keyed("k" * 1_025))
+
+
 def declare_key() -> None:
     class Wrong(Event, key="nope"):
         id: str

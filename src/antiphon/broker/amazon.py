@@ -24,7 +24,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.loaders import create_loader
 
 from antiphon.broker.feed import PATIENCE_S
-from antiphon.broker.naming import plain, quoted
+from antiphon.broker.naming import is_plain, plain, quoted
 from antiphon.errors import DeclarationError, Undecodable
 from antiphon.model.envelope import Envelope
 from antiphon.wire import from_attributes, from_structured, to_attributes, to_structured
@@ -224,8 +224,10 @@ class Large:
         if reference is None:
             return from_structured(body, received_ms=received_ms)
         bucket, account = await self._bucket()
+        ours = f"s3://{bucket}/{self._name}/"
         key = reference.removeprefix(f"s3://{bucket}/")
-        if key == reference or not key.startswith(f"{self._name}/"):
+        # Of the form that `message` gives it: one that S3 cannot have would be asked for again and again.
+        if not reference.startswith(ours) or not is_plain(reference.removeprefix(ours)):
             return from_structured(body, received_ms=received_ms)
         s3 = await self._clients.of("s3")
         try:

@@ -16,9 +16,14 @@ def quoted(name: str) -> str:
     return _UNSAFE.sub(lambda match: "".join(f"={byte:02X}" for byte in match[0].encode()), name)
 
 
+def is_plain(text: str) -> bool:
+    """Whether it can be part of a group's name or an id everywhere."""
+    return _PLAIN.fullmatch(text) is not None
+
+
 def plain(text: str) -> str:
     """*text* where it can be part of a group's name or an id, else its digest."""
-    return text if _PLAIN.fullmatch(text) else hashlib.sha256(text.encode()).hexdigest()
+    return text if is_plain(text) else hashlib.sha256(text.encode()).hexdigest()
 
 
 def without_name(url: str) -> tuple[str, str | None]:

@@ -9,6 +9,7 @@ within two minutes, the inbox whatever is repeated later. Events of one key wait
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from datetime import timedelta
@@ -22,7 +23,7 @@ from antiphon.broker.feed import AGAIN, PATIENCE_S, Feed, Feeds
 from antiphon.broker.jetstream import Confirmations, place_of, pulled
 from antiphon.broker.naming import plain, quoted, shown
 from antiphon.broker.waves import waves
-from antiphon.errors import BusError, InvalidEvent
+from antiphon.errors import BusError, InvalidEvent, PayloadTooLarge, Undecodable
 from antiphon.model.envelope import Envelope
 from antiphon.model.retry import milliseconds
 from antiphon.ports import Ability, Clock, LoggedEvent, Unreadable
@@ -34,6 +35,9 @@ _PURGE_EVERY_MS = 600_000
 _HEADERS = 16 * 1024
 #: The stream positions of the pieces of data that is larger than the server takes in one message.
 _PIECES = "antiphon-pieces"
+_PLACES = re.compile(r"[0-9]{1,19}(,[0-9]{1,19})*")
+#: More data is nobody's event, however many pieces it is said to be in.
+_LARGEST = 256 * 1024 * 1024
 #: The type of an event of ours: who has no use for it need not read it.
 _TYPE = "antiphon-type"
 
@@ -218,17 +222,27 @@ class NatsBus(Feeds):
         self, seq: int, headers: dict[str, str], body: bytes, types: frozenset[str]
     ) -> LoggedEvent | Unreadable | None:
         """What a message is to a receiver of *types*."""
-        if places := headers.pop(_PIECES, ""):
-            body = await self._joined(places)
         try:
+            if places := headers.pop(_PIECES, ""):
+                body = await self._joined(places)
             event = from_message(headers, body, received_ms=self._clock.now_ms())
         except InvalidEvent as error:
             return Unreadable(seq, body, error)
         return LoggedEvent(seq, event) if event.type in types else None
 
     async def _joined(self, places: str) -> bytes:
-        pieces = [await self._js().get_msg(self._stream, int(place)) for place in places.split(",") if place.isdigit()]
-        return b"".join(piece.data or b"" for piece in pieces)
+        """The data at *places*. Raises Undecodable for what is no place, or has nothing: anybody may write that."""
+        if not _PLACES.fullmatch(places):
+            raise Undecodable("CloudEvent", f"header {_PIECES}", f"expected positions, got {places!r:.100}")
+        body = bytearray()
+        for place in places.split(","):
+            try:
+                body += (await self._js().get_msg(self._stream, int(place))).data or b""
+            except NotFoundError as error:
+                raise Undecodable("CloudEvent", f"header {_PIECES}", f"there is nothing at {place}") from error
+            if len(body) > _LARGEST:
+                raise PayloadTooLarge("CloudEvent", f"header {_PIECES}", f"more than {_LARGEST:,} bytes")
+        return bytes(body)
 
 
 async def _nothing(_: Exception) -> None:

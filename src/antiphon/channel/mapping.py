@@ -12,13 +12,15 @@ import msgspec
 from antiphon.errors import DeclarationError, InvalidEvent, PayloadTooLarge, Undecodable
 from antiphon.model.channels import ChannelSpec, Message
 from antiphon.model.envelope import Envelope
-from antiphon.model.events import EventType, event_type_of
+from antiphon.model.events import MAX_KEY, EventType, event_type_of
 from antiphon.policy import regions
 from antiphon.ports import Clock
 from antiphon.wire import STRUCTURED, from_attributes, from_structured, is_json, strict_json, to_attributes
 
 #: An id or a key that is longer is kept as its digest.
 _LONGEST = 200
+#: What every database keeps of the texts of an event, in characters.
+_MOST = {"id": 300, "key": MAX_KEY, "service": 255, "correlation_id": 500, "causation_id": 500}
 #: The end of the year 9999, in Unix milliseconds: whoever sends a message may write any number there.
 _LAST_MS = 253_402_300_800_000
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
@@ -282,12 +284,11 @@ def _short(text: str) -> str:
 
 def _checked(envelope: Envelope, message: Message) -> Envelope:
     """*envelope*, if every database can keep its texts. Raises Undecodable."""
-    texts = ("id", "key", "service", "correlation_id", "causation_id")
-    for name in texts:
+    for name, most in _MOST.items():
         value = getattr(envelope, name)
         if value is None:
             continue
-        if len(value) > 2 * _LONGEST or "\0" in value or not _is_unicode(value):
+        if len(value) > most or "\0" in value or not _is_unicode(value):
             _refuse(message, name, f"{value!r:.100} cannot be kept: it is too long, or has characters that are none")
     return envelope
 

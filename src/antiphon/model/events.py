@@ -32,6 +32,9 @@ Upcaster = Callable[[Data], Data]
 _C = TypeVar("_C", bound=type)
 _U = TypeVar("_U", bound=Upcaster)
 
+#: The characters of a key: it travels beside the data, where brokers give it less room than that.
+MAX_KEY = 1_024
+
 _OWN_OPTIONS = ("key", "version", "type", "domain")
 _TYPE_NAME = re.compile(r"[^\s\x00-\x1f\x7f-\x9f]+")
 
@@ -82,17 +85,20 @@ class EventType:
         return self._compiled.read(data)
 
     def key_of(self, obj: object) -> str | None:
-        """The key of *obj* as text; None if it has none. Raises InvalidEvent if it is empty."""
+        """The key of *obj* as text; None if it has none. Raises InvalidEvent if it is empty, or longer than MAX_KEY."""
         if self.key_field is None:
             return None
         value = getattr(obj, self.key_field)
-        if value.__class__ is str and value:
+        if value.__class__ is str and 0 < len(value) <= MAX_KEY:
             return value
         if value is None:
             return None
         key = str(value.value if isinstance(value, Enum) else value)
         if not key:
             raise InvalidEvent(self.name, f"$.{self.key_field}", "the key is empty")
+        if len(key) > MAX_KEY:
+            reason = f"the key has {len(key):,} characters, and may have {MAX_KEY:,}"
+            raise InvalidEvent(self.name, f"$.{self.key_field}", reason)
         return key
 
     @property

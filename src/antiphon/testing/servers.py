@@ -74,6 +74,10 @@ class Server(ABC):
         except TimeoutError:
             raise TimeoutError(f"{self.command[0]} does not start: {self._last_words()}") from None
 
+    async def settle(self) -> None:
+        """Wait until what it has made on request survives `kill`, where it says so earlier. Raises TimeoutError."""
+        return
+
     async def kill(self) -> None:
         """SIGKILL: its data stays."""
         self._end()
@@ -282,6 +286,19 @@ class RabbitServer(Server):
             self._mapper = self._run((mapper, "-port", str(self._mapper_port), "-address", "127.0.0.1"))
             await _until(lambda: listens("127.0.0.1", self._mapper_port))
         await super().start()
+
+    async def settle(self) -> None:
+        """It writes the list of its quorum queues a second or more after it has confirmed the last of them. One that is
+        not on it is dead after a kill: nobody can consume it, and no message to it is ever confirmed."""
+        await _until(self._has_listed_its_queues)
+
+    async def _has_listed_its_queues(self) -> bool:
+        return all(
+            queue.name.encode() in names.read_bytes()
+            for names in self.folder.glob("data/*/quorum/*/names.dets")
+            for queue in names.parent.iterdir()
+            if queue.is_dir()
+        )
 
     def close(self) -> None:
         """The port mapper ends with it."""
