@@ -66,8 +66,8 @@ async def subscribe(
 
 async def _bound(unit: SqlUnit, name: str) -> set[str]:
     """The types that a handler is owed."""
-    sql = "SELECT type FROM antiphon_subscriptions WHERE handler_id IN (SELECT id FROM antiphon_handlers WHERE name = ?)"
-    return {type_ for (type_,) in await unit.fetch_all(sql, (name,))}
+    found = await unit.fetch_all(unit.query("bound_types"), (name,))
+    return {type_ for (type_,) in found}
 
 
 async def note_removed(unit: SqlUnit, names: Iterable[str], services: Iterable[str], now_ms: int) -> None:

@@ -121,6 +121,10 @@ SELECT ?, type, start_seq FROM antiphon_subscriptions WHERE handler_id = ?
 -- The first part of what was one, given back. Whoever had the whole is fenced off.
 UPDATE antiphon_handlers SET parts = ?, owner = NULL, epoch = epoch + 1, lease_until_ms = ? WHERE id = ?
 
+-- name: bound_types
+-- The types that a handler is owed.
+SELECT DISTINCT s.type FROM antiphon_subscriptions AS s JOIN antiphon_handlers AS h ON h.id = s.handler_id WHERE h.name = ?
+
 -- name: put_subscription
 -- The handler is owed this type's events after a position.
 INSERT INTO antiphon_subscriptions (handler_id, type, start_seq) VALUES (?, ?, ?)
