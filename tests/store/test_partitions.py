@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from antiphon.errors import LeaseLost
 from antiphon.model.envelope import Envelope
 from antiphon.model.handlers import HandlerSpec
 from antiphon.model.views import DeadLetterFilter
@@ -18,7 +19,22 @@ from antiphon.store.base import SqlStore
 from antiphon.store.deadletters import DeadLetters
 from antiphon.store.desk import Desk
 from antiphon.store.sqlite.store import SqliteStore
-from antiphon.testing.conformance.kit import dead, done, failed, fresh, handler, retry_at, settle, take
+from antiphon.testing.conformance.kit import (
+    A,
+    B,
+    dead,
+    done,
+    envelope,
+    failed,
+    fresh,
+    handler,
+    numbers,
+    retry_at,
+    settle,
+    start,
+    take,
+)
+from antiphon.testing.conformance.kit import append as put
 from tests.store.postgres import database, name_of
 
 pytestmark = pytest.mark.anyio
@@ -156,6 +172,29 @@ async def test_dead_letters_of_every_partition_are_redriven_and_edited(store: Sq
     assert found[edited.id] == "k8"
     assert found["event-000000004"] == "k4"
     assert sum(len(home) for home in homes) == len(set().union(*homes))
+
+
+async def test_a_type_that_newer_code_adds_is_not_passed_over_by_older_code(store: SqlStore) -> None:
+    """Older code runs the handler when newer code binds it to a further type: it has lost it from then on, with what is
+    in flight, and does not get it again; newer code does, and finds all events of both types."""
+    await store.register([handler("work", A)])
+    await append(store, range(2))
+    old = await take(store, "one")
+    first, second = await fresh(store, old)
+    await start(store, old, first)
+    older = store.registered.copy()
+    await store.register([handler("work", A, B)])
+    store.registered = older
+    await put(store, envelope(2, type_="conformance.B"), envelope(3))
+    with pytest.raises(LeaseLost):
+        await settle(store, old, done(second))
+    assert await store.acquire("svc.work", "one") is None
+    await store.register([handler("work", A, B)])
+    new = await take(store, "two")
+    assert numbers(await store.read_due(new, 10)) == [0]
+    assert numbers(await fresh(store, new)) == [1, 2, 3]
+    await store.register([handler("work", A, B)])
+    await settle(store, new, *(done(event) for event in await fresh(store, new)))
 
 
 async def test_a_redrive_goes_on_after_a_split(store: SqlStore) -> None:

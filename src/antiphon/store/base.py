@@ -37,6 +37,10 @@ class SqlStore(ABC):
         self.clock = clock
         self.owner = owner
         self._tables = tables or {}
+        #: Of each handler that this process has registered, the types that its code knows.
+        self.registered: dict[str, frozenset[str]] = {}
+        #: Those of them that newer code has bound to more: it was said.
+        self.left_alone: set[str] = set()
         # In the order in which they came, not in that of their addresses: who is woken first is no matter of chance.
         self._listeners: dict[str, dict[Callable[[], None], None]] = {}
         self._everything: dict[Callable[[], None], None] = {}
@@ -115,6 +119,7 @@ class SqlStore(ABC):
         """Make the cursors of handlers not seen before; a type added later is owed from now on."""
         async with self.unit() as unit:
             await leases.register(unit, handlers, elsewhere, self._tables, self.clock.now_ms())
+        self.registered.update({each.name: frozenset(each.type_names) for each in handlers})
 
     async def acquire(self, partition: str, owner: str) -> Lease | None:
         """Take the lease of a partition if it is free, expired, or its owner is dead."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ from antiphon.store.units import SqlUnit
 
 if TYPE_CHECKING:
     from antiphon.store.base import SqlStore
+
+log = logging.getLogger("antiphon.store")
 
 #: A worker that does not renew its leases for this long has lost them.
 LEASE_MS = 15_000
@@ -52,10 +55,19 @@ async def subscribe(
     is_new = await unit.execute(unit.query("put_handler"), (name, service, start, now_ms)) == 1
     if only_new and not is_new:
         return
+    if not is_new and not set(types) <= await _bound(unit, name):
+        # Whoever runs it does not know the new types, and would move the cursor over their events.
+        await unit.execute(unit.query("fence_off"), (LEASE_MS, name))
     for handler_id, cursor in await unit.fetch_all("SELECT id, seq FROM antiphon_handlers WHERE name = ?", (name,)):
         for type_ in types:
             await unit.execute(unit.query("put_subscription"), (handler_id, type_, start if is_new else cursor))
         await unit.execute(unit.query("end_subscriptions"), (handler_id, json.dumps(types)))
+
+
+async def _bound(unit: SqlUnit, name: str) -> set[str]:
+    """The types that a handler is owed."""
+    found = await unit.fetch_all(unit.query("bound_types"), (name,))
+    return {type_ for (type_,) in found}
 
 
 async def note_removed(unit: SqlUnit, names: Iterable[str], services: Iterable[str], now_ms: int) -> None:
@@ -64,7 +76,10 @@ async def note_removed(unit: SqlUnit, names: Iterable[str], services: Iterable[s
 
 
 async def acquire(store: SqlStore, partition: str, owner: str) -> Lease | None:
-    """Take the lease if it is free, expired, its owner is dead, or *owner* has it and could not release it."""
+    """Take the lease if it is free, expired, its owner is dead, or *owner* has it and could not release it.
+
+    Who has registered the handler without a type that it is bound to by now, in newer code, does not get it.
+    """
     place = _place(partition)
     found = await store.fetch_all("SELECT * FROM antiphon_handlers WHERE name = ? AND part = ?", place)
     if not found or not await _is_free(store, found[0], owner):
@@ -72,13 +87,14 @@ async def acquire(store: SqlStore, partition: str, owner: str) -> Lease | None:
     async with store.unit() as unit:
         # Looked at again behind the gate: it may have been renewed or released meanwhile.
         row = (await unit.fetch_all(unit.query("take_turn"), place))[0]
-        if not await _is_free(store, row, owner):
+        if not await _is_free(store, row, owner) or not await _knows_all(store, unit, row["name"]):
             return None
         await unit.execute(unit.query("take_lease"), (owner, store.store_ms() + LEASE_MS, row["id"]))
         strikes, suspect_seq = row["strikes"], row["suspect_seq"]
-        if row["owner"] == owner:
+        if row["owner"] in (None, owner):
+            # Without an owner there is something only where newer code has fenced one off.
             await unit.execute(unit.query("release_running"), (store.store_ms(), store.clock.now_ms(), row["id"]))
-        elif row["owner"] is not None:
+        else:
             strikes, suspect_seq = await _blame(store, unit, row)
             await unit.execute(unit.query("suspect_handler"), (strikes, suspect_seq, row["id"]))
     part, parts = row["part"], row["parts"]
@@ -95,6 +111,15 @@ async def _is_free(store: SqlStore, row: Any, owner: str) -> bool:
     if row["owner"] is None or row["owner"] == owner or row["lease_until_ms"] <= store.store_ms():
         return True
     return not await store.is_alive(row["owner"])
+
+
+async def _knows_all(store: SqlStore, unit: SqlUnit, name: str) -> bool:
+    known = store.registered.get(name)
+    unknown = await _bound(unit, name) - known if known is not None else set()
+    if unknown and name not in store.left_alone:
+        store.left_alone.add(name)
+        log.warning("%s is left to newer code, which binds it to %s too", name, ", ".join(sorted(unknown)))
+    return not unknown
 
 
 async def _blame(store: SqlStore, unit: SqlUnit, row: Any) -> tuple[int, int]:

@@ -121,6 +121,10 @@ SELECT ?, type, start_seq FROM antiphon_subscriptions WHERE handler_id = ?
 -- The first part of what was one, given back. Whoever had the whole is fenced off.
 UPDATE antiphon_handlers SET parts = ?, owner = NULL, epoch = epoch + 1, lease_until_ms = ? WHERE id = ?
 
+-- name: bound_types
+-- The types that a handler is owed.
+SELECT DISTINCT s.type FROM antiphon_subscriptions AS s JOIN antiphon_handlers AS h ON h.id = s.handler_id WHERE h.name = ?
+
 -- name: put_subscription
 -- The handler is owed this type's events after a position.
 INSERT INTO antiphon_subscriptions (handler_id, type, start_seq) VALUES (?, ?, ?)
@@ -131,6 +135,12 @@ ON CONFLICT (handler_id, type) DO NOTHING
 UPDATE antiphon_handlers
 SET owner = ?, epoch = epoch + 1, lease_until_ms = ?, paused_until_ms = NULL, pause_reason = NULL
 WHERE id = ?
+
+-- name: fence_off
+-- Whoever runs a handler has lost it, as if he had given it back when he last renewed.
+UPDATE antiphon_handlers
+SET epoch = epoch + 1, lease_until_ms = CASE WHEN owner IS NULL THEN lease_until_ms ELSE lease_until_ms - ?1 END, owner = NULL
+WHERE name = ?2
 
 -- name: suspect_handler
 -- What repeated deaths say about the handler's next events.
