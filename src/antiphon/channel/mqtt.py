@@ -39,17 +39,17 @@ class ChannelSource:
         self._clock = clock
         self._where = shown(channel.url)
         self._client: paho.Client | None = None
+        self._came: asyncio.Queue[paho.MQTTMessage | str] = asyncio.Queue()
+        #: The broker's number, a digest of the body, and our id of the last messages.
+        self._under_way: list[tuple[int, str, str]] = []
 
     async def open(self, notes: Mapping[str, str]) -> None:
         """Connect to the session, and subscribe. Raises BusError."""
         parts = urlsplit(self._channel.url)
         loop = asyncio.get_running_loop()
-        self._came: asyncio.Queue[paho.MQTTMessage | str] = asyncio.Queue()
+        self._came = asyncio.Queue()
         ready: asyncio.Future[None] = loop.create_future()
-        #: The broker's number, a digest of the body, and our id of the last messages.
-        self._under_way: list[tuple[int, str, str]] = msgspec.json.decode(
-            notes.get(_NOTE, "[]"), type=list[tuple[int, str, str]]
-        )
+        self._under_way = msgspec.json.decode(notes.get(_NOTE, "[]"), type=list[tuple[int, str, str]])
         name = f"antiphon-{self._channel.app}-{self._channel.name}"
         client = self._client = paho.Client(
             CallbackAPIVersion.VERSION2,
@@ -132,11 +132,19 @@ class ChannelSource:
         message_id = (next(known, None) if came.dup else None) or self._clock.new_id()
         if came.qos:
             self._under_way = [*self._under_way, (came.mid, digest, message_id)][-_UNDER_WAY:]
-        place = next(each for each in self._channel.inbound if paho.topic_matches_sub(each, came.topic))
+        places = list(self._channel.inbound)
+        place = next((each for each in places if paho.topic_matches_sub(_filter(each), came.topic)), None)
         return Message(
-            topic=place,
+            topic=places[0] if place is None else place,
             body=bytes(came.payload),
             headers={"topic": came.topic},
             id=message_id,
             token=(came.mid, came.qos),
+            # The session has subscriptions that were declared once.
+            problem=f"no place is declared for the topic {came.topic!r:.200}" if place is None else None,
         )
+
+
+def _filter(place: str) -> str:
+    """The filter of a subscription, which may be shared: ``$share/<group>/<filter>``."""
+    return place.split("/", 2)[2] if place.startswith("$share/") and place.count("/") > 1 else place
