@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
+from antiphon.runtime.clock import SystemClock
 from antiphon.testing.conformance.engines import ENGINES, Engine
 from antiphon.testing.line import Line
 from antiphon.testing.servers import Server, listens_at, running
@@ -140,3 +143,33 @@ async def test_a_line_is_slow() -> None:
         writer.write(b"one")
         assert await reader.readexactly(3) == b"one"
         assert asyncio.get_running_loop().time() - begun >= 0.1
+
+
+_STARTING = """
+import asyncio, sys
+from antiphon.testing.conformance.engines import ENGINES
+server = {each.name: each for each in ENGINES}[sys.argv[1]].server()
+asyncio.run(server.start())
+print(server.folder, server.url, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("engine", QUICK, ids=lambda engine: engine.name)
+async def test_a_killed_test_leaves_no_server_behind(engine: Engine) -> None:
+    """It could not end it any more; nothing of it is there for long."""
+    assert engine.server is not None
+    require(engine.name, engine.server.is_there())
+    pipe = asyncio.subprocess.PIPE
+    test = await asyncio.create_subprocess_exec(sys.executable, "-c", _STARTING, engine.name, stdin=pipe, stdout=pipe)
+    try:
+        assert test.stdout is not None
+        folder, url = (await test.stdout.readline()).decode().split()
+        assert Path(folder).is_dir()
+        assert await listens_at(url)
+    finally:
+        test.kill()
+        await test.wait()
+    async with asyncio.timeout(30):
+        while Path(folder).exists() or await listens_at(url):
+            await SystemClock().sleep(0.02)

