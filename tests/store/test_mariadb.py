@@ -193,6 +193,23 @@ async def test_others_are_woken(store: MariaStore, make: Make) -> None:
         await other.close()
 
 
+async def test_what_another_appends_just_before_is_heard(store: MariaStore, make: Make) -> None:
+    """Two processes append within a moment: each hears of the other's, whoever has the newest position."""
+    async with asyncio.timeout(20):
+        other = make("two")
+        await other.open()
+        heard = asyncio.Event()
+        store.listen(("conformance.A",), heard.set)
+        for n in range(0, 20, 2):
+            heard.clear()
+            async with other.unit() as unit:
+                await unit.append([(envelope(n), PUBLISHED)])
+            async with store.unit() as unit:
+                await unit.append([(envelope(n + 1, type_="conformance.B"), PUBLISHED)])
+            await heard.wait()
+        await other.close()
+
+
 async def test_what_leaves_the_server_is_on_its_disk_first(store: MariaStore, make: Make) -> None:
     """MariaDB shows a commit before it has flushed it: who reads the log to send it on has it flushed, once, unless the
     commit was his own and answered."""

@@ -62,9 +62,11 @@ class Listener:
         if self._session is not None:
             await self._session.close()
 
-    def moved(self, head: int) -> None:
-        """This process has moved the head itself: whom that concerns, it has told."""
-        self._own = max(self._own, head)
+    def moved(self, before: int, head: int) -> None:
+        """This process has moved the head itself: whom that concerns, it has told. Of what another has appended
+        before that, and nobody has seen yet, it has told nobody."""
+        if before <= self._own:
+            self._own = max(self._own, head)
 
     async def _connect(self) -> Session:
         session = await connect(self._where)
@@ -105,5 +107,6 @@ class Listener:
                 if known >= 0 and head > self._own:
                     self._rung()
                 known, wait_s = head, SOONEST_S
+                self._own = max(self._own, head)
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * _SLOWER, LATEST_S)

@@ -192,7 +192,7 @@ class MariaStore(SqlStore):
         await self._units.give_back(unit.session)
         self._durable = max(self._durable, unit.head)
         if unit.types:
-            self._listener.moved(unit.head)
+            self._listener.moved(unit.before, unit.head)
             self._wake(unit.types)
 
     async def _ask(self, lost: Session, error: StoreError) -> None:

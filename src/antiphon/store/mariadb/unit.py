@@ -55,6 +55,7 @@ class MariaUnit(SqlUnit):
         "_unsent",
         "_where",
         "_wrote",
+        "before",
         "head",
         "in_doubt",
         "is_cut",
@@ -76,8 +77,8 @@ class MariaUnit(SqlUnit):
         self._outgoing: list[tuple[Any, ...]] = []
         self._before_mark: list[tuple[Any, ...]] = []
         self._mark = 0
-        #: The position of its newest event.
-        self.head = 0
+        #: The positions of what came before its events, and of the newest of them.
+        self.before = self.head = 0
         #: Whether the server was asked to commit, and has not answered.
         self.in_doubt = False
         #: Whether a statement was given up amid, so that the server may still be at work on it.
@@ -256,6 +257,7 @@ class MariaUnit(SqlUnit):
         else:
             self._unsent.append(_BACK)
         self._has_savepoint = self._drawn = False
+        self.head = 0  # it goes back as well
         self._outgoing = [*self._before_mark, *self._outgoing[: self._mark]]
         self._before_mark.clear()
         self._mark = 0
@@ -298,6 +300,8 @@ class MariaUnit(SqlUnit):
     async def _insert(self, rows: list[tuple[Any, ...]], head: int) -> None:
         """Insert events at the positions up to *head*. A column in which none has anything is left out: MariaDB binds
         many rows at once if each column has a value."""
+        if not self._drawn:
+            self.before = head - len(rows)
         self._wrote = self._drawn = True
         self.head = head
         used = [place for place in range(len(_COLUMNS)) if any(row[place] is not None for row in rows)]
@@ -344,7 +348,9 @@ class MariaUnit(SqlUnit):
             drawn = await session.run(understood(query("draw_more")), (max(len(rows), 1),))
             await self._note()
         self._wrote, self.head = True, drawn.insert_id
-        if rows:
+        if not rows:
+            self.before = self.head - 1
+        else:
             await self._insert(rows, drawn.insert_id)
 
     async def _note(self) -> None:
