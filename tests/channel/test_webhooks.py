@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from antiphon import App, Service, Transaction
+from antiphon.channel.webhook import Desk
 from antiphon.errors import DeclarationError
 from antiphon.gateway.application import serve
 from antiphon.policy import webhooks
@@ -136,3 +137,10 @@ def test_the_cases_of_standard_webhooks() -> None:
         body = case["payload"].encode()
         found = webhooks.is_standard(keys, case["headers"], body, case["now"], case["tolerance_s"])
         assert found == (case["expected"] == "valid"), case["name"]
+
+
+@pytest.mark.parametrize("body", [b'{"\xff": 1}', b'{"type": "\xff"}', b"\xff", b"[" * 100_000])
+def test_a_signed_body_that_is_no_text_is_a_message(body: bytes) -> None:
+    """What is wrong with it is said by who reads it, and the sender is not told to send it again and again."""
+    channel = hooked(secret=base64.b64encode(b"k" * 24).decode()).channels["shop"]
+    assert Desk(channel).message({}, body).body == body
