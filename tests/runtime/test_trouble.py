@@ -455,7 +455,7 @@ async def test_a_domain_event_stays_inside_its_service(tmp_path: Path, own_store
             assert await store.fetch_all("SELECT 1 FROM antiphon_events WHERE HANDLER = 'outside.theirs'") == []
 
 
-@pytest.mark.parametrize("key", ["a\0b", "\0", "x" * 200_000, "ключ 🔑", "a'b\"c", "[]", " "])
+@pytest.mark.parametrize("key", ["a\0b", "\0", "x" * 1_024, "ключ 🔑", "a'b\"c", "[]", " "])
 async def test_any_text_can_be_a_key(tmp_path: Path, key: str) -> None:
     """However it is written, later events of a key wait for an earlier one that failed."""
     service = Service("svc")

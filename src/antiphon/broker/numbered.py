@@ -54,8 +54,9 @@ class NumberedFeeds(Feeds, Generic[Tag]):
                 await self._begin_anew(receiver)
             found = await super().receive(receiver, after, limit)
         except BusError:
-            # What could not be confirmed any more comes again, over another connection.
-            if not self._closed:
+            # What can no more be confirmed, since what it came by is gone, comes again; else it is tried again.
+            feed = self._feeds.get(receiver)
+            if not self._closed and (feed is None or feed.error is not None):
                 await self._begin_anew(receiver)
             raise
         self._given[receiver] = dict(after), found[-1].seq if found else last
