@@ -81,6 +81,7 @@ async def ship(ordered: Ordered) -> Shipped:
         for check in bus_checks(engine.abilities)
     ],
 )
+@pytest.mark.soak  # minutes, of what `make test` shows on MiniStack
 async def test_the_other_emulator(
     engine: Engine, check: BusCheck, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

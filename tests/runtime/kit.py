@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 from antiphon.runtime.runtime import Runtime
 from antiphon.service import Service
 from antiphon.testing.clock import VirtualClock
+
+_GRACE_S = 0.5
 
 
 class World:
@@ -62,4 +65,8 @@ async def running(
         await clock.rest()
         yield World(runtime, clock)
     finally:
-        await runtime.stop(grace_s=0.5)
+        stopping = asyncio.ensure_future(runtime.stop(grace_s=_GRACE_S))
+        await clock.rest()
+        if not stopping.done():
+            await clock.advance(_GRACE_S)  # handlers that sleep in virtual time end, or are cut short
+        await stopping
