@@ -113,6 +113,11 @@ class Connection:
         """Run one statement for each of *rows*."""
         return Cursor(self).executemany(sql, rows)
 
+    def create_function(self, name: str, arguments: int, function: Callable[..., Any], *, deterministic: bool) -> None:
+        """Have SQL call *function* as *name*."""
+        with self.alone() as database:
+            database.create_scalar_function(name, function, arguments, deterministic=deterministic)
+
     @property
     def in_transaction(self) -> bool:
         """Whether a transaction is open."""
