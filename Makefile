@@ -32,7 +32,7 @@ demo: $(DEMO_READY) ## flight booking, live (ARGS="--for 10 --json")
 
 # Tests wait more than they compute: a few processes share them, and each has names, ports and databases of its own.
 test: lint types ## lint, types and all tests (ARGS="tests/policy -x")
-	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
 
 lint: $(DEV_READY) ## style and formatting
 	@$(BIN)/ruff check
