@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from antiphon.errors import DeclarationError, StoreError
-from tests.store.postgres import OnPostgres, on_postgres
+from antiphon.runtime.clock import SystemClock
+from tests.store.postgres import OnPostgres, name_of, on_postgres
 from tests.store.served import notes
 
 if TYPE_CHECKING:
@@ -107,25 +109,25 @@ def test_marks_become_numbers(written: str, sent: str) -> None:
 # ---------------------------------------------------------------------- addresses and versions
 
 
-async def test_a_role_needs_no_right_to_make_the_schema_that_it_has(url: str, tmp_path: Path) -> None:
+async def test_a_role_needs_no_right_to_make_the_schema_that_it_has(server: OnPostgres, tmp_path: Path) -> None:
     """Without either, it is told what to ask for."""
     from antiphon.store.postgres.connection import address
     from antiphon.store.postgres.store import PostgresStore
 
     role, schema = f"role_{name_of(tmp_path)}", name_of(tmp_path)
-    named = url.replace("://postgres@", f"://{role}:secret@")
+    named = server.url.replace("://postgres@", f"://{role}:secret@")
     store = PostgresStore(address(named, schema), clock=SystemClock(), owner="one")
-    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as server:
-        await server.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret'")
+    async with await psycopg.AsyncConnection.connect(server.url, autocommit=True) as admin:
+        await admin.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret'")
         try:
             with pytest.raises(StoreError, match=f'CREATE SCHEMA "{schema}" AUTHORIZATION "{role}"'):
                 await store.open()
-            await server.execute(f"CREATE SCHEMA {schema} AUTHORIZATION {role}")
+            await admin.execute(f"CREATE SCHEMA {schema} AUTHORIZATION {role}")
             await store.open()
             await store.close()
         finally:
-            await server.execute(f"DROP OWNED BY {role} CASCADE")
-            await server.execute(f"DROP ROLE {role}")
+            await admin.execute(f"DROP OWNED BY {role} CASCADE")
+            await admin.execute(f"DROP ROLE {role}")
 
 
 async def test_a_server_that_is_not_there_is_no_promise_to_try_again() -> None:
