@@ -13,19 +13,21 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import aclosing
 
 import nats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext, api
 
+from antiphon.broker.jetstream import TolerantClient, place_of, pulled
 from antiphon.broker.naming import plain, shown
 from antiphon.channel.helping import PATIENCE_S, from_headers, to_headers, translated
 from antiphon.errors import BusError
 from antiphon.model.channels import ChannelSpec, Message
 from antiphon.ports import Clock
 
-_CHUNK, _FETCH_S, _AHEAD = 256, 30.0, 1_024
+_FETCH_S, _AHEAD = 30.0, 1_024
 _TRIM_EVERY = 500
 _CANCEL_AGAIN_S = 0.05
 #: Left of the server's limit for the headers of a message.
@@ -44,7 +46,8 @@ class _Connected:
 
     async def _connect(self, subjects: Sequence[str]) -> None:
         async with translated(self._where, "cannot be reached", nats.errors.Error):
-            self._client = await nats.connect(
+            client = TolerantClient()
+            await client.connect(
                 self._channel.url,
                 name=f"{self._channel.app}.{self._channel.name}",
                 allow_reconnect=False,
@@ -52,6 +55,7 @@ class _Connected:
                 error_cb=_nothing,
                 disconnected_cb=self._lost,
             )
+            self._client = client
             self._js = self._client.jetstream(timeout=PATIENCE_S)
             for subject in subjects if self._channel.region is not None else ():
                 await self._js.add_stream(name=re.sub(r"[^A-Za-z0-9_-]", "_", subject), subjects=[subject])
@@ -106,30 +110,28 @@ class ChannelSource(_Connected):
         """Read no more, and disconnect. Idempotent."""
         await super().close()
         while running := [each for each in self._readers if not each.done()]:
-            # More than once: a fetch may swallow a cancellation that comes together with a message.
+            # More than once: the client may swallow a cancellation that comes together with an answer.
             for reader in running:
                 reader.cancel()
             await asyncio.wait(running, timeout=_CANCEL_AGAIN_S)
 
     async def _read(self, subject: str, after: int) -> None:
+        client = self._client
+        assert client is not None
         stream = await self._js.find_stream_name_by_subject(subject)
         config = api.ConsumerConfig(
             deliver_policy=api.DeliverPolicy.BY_START_SEQUENCE,
             opt_start_seq=after + 1,
             ack_policy=api.AckPolicy.NONE,
             inactive_threshold=2 * _FETCH_S,
+            filter_subject=subject,
         )
-        subscription = await self._js.pull_subscribe(subject, stream=stream, config=config)
+        consumer = (await self._js.add_consumer(stream, config)).name
         delivered = 0
-        while True:
-            try:
-                messages = await subscription.fetch(_CHUNK, timeout=_FETCH_S)
-            except TimeoutError:
-                continue
-            for message in messages:
-                place = message.metadata.sequence
+        async with aclosing(pulled(client, stream, consumer, _FETCH_S)) as messages:
+            async for message in messages:
                 delivered += 1
-                if place.consumer != delivered:
+                if place_of(message).consumer != delivered:
                     raise BusError("some of it was lost on its way; it is read again from there", where=self._where)
                 await self._came.put(_message(subject, stream, message))
 
@@ -178,13 +180,15 @@ class ChannelSink(_Connected):
 def _message(subject: str, stream: str, message: Msg) -> Message:
     seq = message.metadata.sequence.stream
     attributes, headers = from_headers(message.headers or {})
+    named = headers.get("nats-msg-id")
     return Message(
         topic=subject,
         body=message.data,
         content_type=headers.get("content-type", ""),
         attributes=attributes,
         headers={**headers, "subject": message.subject},
-        id=headers.get("nats-msg-id", f"{stream}/{seq}"),
+        # A stream knows its own ids alone; and one that is "5" is no name of the fifth message.
+        id=f"{stream}/{seq}" if named is None else f"{stream}/id/{named}",
         time_ms=int(message.metadata.timestamp.timestamp() * 1000),
         token=(stream, seq),
         note=(subject, str(seq)),
