@@ -102,9 +102,18 @@ class RabbitMQ(Foreign):
         self._channel = await self._connection.channel()
         self.out = f"out_{self.mark}"
         self._events: list[dict[str, Any]] = []
+        await self.make()
+        await self._channel.basic_consume(self.out, self._take, no_ack=True)
+
+    async def make(self) -> None:
+        """Make the queues that are not there."""
         for queue in (*self.places, self.out):
             await self._channel.queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum"})
-        await self._channel.basic_consume(self.out, self._take, no_ack=True)
+
+    async def remove(self) -> None:
+        """Remove the queues to send to."""
+        for queue in self.places:
+            await self._channel.queue_delete(queue)
 
     async def close(self) -> None:
         await self._connection.close()

@@ -11,7 +11,7 @@ import pytest
 
 from antiphon.runtime.runtime import Runtime
 from tests.broker.test_nats import HEADERS, put_raw
-from tests.channel.foreign import Nats, foreign
+from tests.channel.foreign import Nats, RabbitMQ, foreign
 from tests.channel.kit import body, relay_app, seen_in, until
 
 pytestmark = pytest.mark.anyio
@@ -46,11 +46,28 @@ async def test_the_same_message_id_in_two_streams_is_two_messages(jetstream: Nat
             await js.publish(subject, json.dumps(body(n)).encode(), headers={"Nats-Msg-Id": "42"})
         app = relay_app(jetstream.url, places, name=jetstream.app)
         async with app.run_in(tmp_path / "data") as runtime:
-            await until(_has_seen_both, runtime)
+            await until(_has_seen, runtime, [0, 1])
     finally:
         await js.delete_stream(f"other_{jetstream.mark}")
         await client.close()
 
 
-async def _has_seen_both(runtime: Runtime) -> bool:
-    return sorted(await seen_in(runtime)) == [0, 1]
+async def test_a_queue_that_is_removed_and_made_again_is_consumed_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """RabbitMQ ends what consumes it, on a connection that goes on."""
+    async with foreign(RabbitMQ, tmp_path) as system:
+        assert isinstance(system, RabbitMQ)
+        app = relay_app(system.url, system.places, name=system.app)
+        async with app.run_in(tmp_path / "data") as runtime:
+            await system.put([0])
+            await until(_has_seen, runtime, [0])
+            await system.remove()
+            await until(lambda: "upstream.receive waits" in caplog.text)
+            await system.make()
+            await system.put([1])
+            await until(_has_seen, runtime, [0, 1])
+
+
+async def _has_seen(runtime: Runtime, numbers: list[int]) -> bool:
+    return sorted(await seen_in(runtime)) == numbers

@@ -75,6 +75,8 @@ class ChannelSource(_Connected):
         queues = list(self._spec.inbound)
         await self._connect(queues)
         self._came: asyncio.Queue[tuple[str, DeliveredMessage] | None] = asyncio.Queue()
+        # A queue that is removed, and may be made again, ends what consumes it, and not the connection.
+        self._channel.on_consumer_cancel_callbacks.add(lambda _: self._came.put_nowait(None))
         async with translated(self._where, "cannot be consumed", *_ERRORS):
             await self._channel.basic_qos(prefetch_count=_PREFETCH)
             for queue in queues:
@@ -94,7 +96,7 @@ class ChannelSource(_Connected):
             came.append(self._came.get_nowait())
         messages = [self._message(*each) for each in came if each is not None]
         if not messages:
-            raise BusError("the connection was lost", where=self._where)
+            raise BusError("the connection was lost, or a queue", where=self._where)
         if None in came:
             self._came.put_nowait(None)
         return messages
