@@ -9,10 +9,15 @@ from pathlib import Path
 import nats
 import pytest
 
+from antiphon import App, Service
+from antiphon.channel.connecting import sink_at
+from antiphon.errors import BusError
+from antiphon.model.channels import Message
+from antiphon.runtime.clock import SystemClock
 from antiphon.runtime.runtime import Runtime
 from tests.broker.test_nats import HEADERS, put_raw
-from tests.channel.foreign import Nats, RabbitMQ, foreign
-from tests.channel.kit import body, relay_app, seen_in, until
+from tests.channel.foreign import Foreign, Nats, RabbitMQ, RedisStreams, foreign
+from tests.channel.kit import Got, Passed, body, relay_app, seen_in, until
 
 pytestmark = pytest.mark.anyio
 
@@ -67,6 +72,44 @@ async def test_a_queue_that_is_removed_and_made_again_is_consumed_again(
             await system.make()
             await system.put([1])
             await until(_has_seen, runtime, [0, 1])
+
+
+@pytest.mark.parametrize("kind", [Nats, RabbitMQ, RedisStreams])
+async def test_what_comes_after_a_refused_message_of_its_key_is_not_sent(kind: type[Foreign], tmp_path: Path) -> None:
+    """A broker that refuses one of a batch, and would take the next of the same key, is not given it: that one would
+    come first."""
+    async with foreign(kind, tmp_path) as system:
+        refuses, takes = await places_of(system)
+        app = App(Service("relay"), name=system.app)
+        app.channel(system.url, name="downstream", outbound={refuses: Passed, takes: Got})
+        sink = sink_at(app.channels["downstream"], SystemClock())
+        await sink.open()
+        try:
+            with pytest.raises(BusError):
+                await sink.send([Message(topic=each, body=b"{}", key="k", id=each) for each in (refuses, takes)])
+            assert await count_at(system, takes) == 0
+            await sink.send([Message(topic=takes, body=b"{}", key="k", id="again")])
+            while not await count_at(system, takes):
+                pass
+        finally:
+            await sink.close()
+
+
+async def places_of(system: Foreign) -> tuple[str, str]:
+    """A place that refuses everything, and one that takes it."""
+    if isinstance(system, Nats):
+        return f"nobody_{system.mark}.x", f"{system.mark}.in.orders"
+    if isinstance(system, RedisStreams):
+        await system.make_none(system.places[0])
+        return system.places[0], system.out
+    return f"nobody_{system.mark}", system.places[0]
+
+
+async def count_at(system: Foreign, place: str) -> int:
+    """How many messages lie there."""
+    if isinstance(system, Nats | RabbitMQ | RedisStreams):
+        return await system.count(place)
+    raise AssertionError(system)
 
 
 async def _has_seen(runtime: Runtime, numbers: list[int]) -> bool:

@@ -38,6 +38,13 @@ class TolerantClient(Client):
             return None
 
 
+async def connected(url: str, **options: Any) -> Client:
+    """A client at *url*, with the options of nats-py. Raises what it does."""
+    client = TolerantClient()
+    await client.connect(url, **options)
+    return client
+
+
 class Place(NamedTuple):
     """Where a message lies: in the stream, and among those that its consumer has been sent."""
 

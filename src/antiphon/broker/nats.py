@@ -20,7 +20,7 @@ from nats.js import JetStreamContext, api
 from nats.js.errors import BadRequestError, KeyNotFoundError, NoKeysError, NotFoundError
 
 from antiphon.broker.feed import AGAIN, PATIENCE_S, Feed, Feeds
-from antiphon.broker.jetstream import Confirmations, TolerantClient, place_of, pulled
+from antiphon.broker.jetstream import Confirmations, connected, place_of, pulled
 from antiphon.broker.naming import plain, quoted, shown
 from antiphon.broker.waves import waves
 from antiphon.errors import BusError, InvalidEvent, PayloadTooLarge, Undecodable
@@ -64,8 +64,7 @@ class NatsBus(Feeds):
         if self._client is not None and not self._client.is_closed:
             return
         async with self._translated("cannot be reached", nats.errors.Error):
-            client = TolerantClient()
-            await client.connect(
+            self._client = await connected(
                 self._url,
                 name=self._prefix,
                 allow_reconnect=True,
@@ -75,7 +74,6 @@ class NatsBus(Feeds):
                 error_cb=_nothing,
                 disconnected_cb=self._lost,
             )
-            self._client = client
         # One for all calls: each listens for the answers to what it has sent.
         self._stream_client = self._client.jetstream(timeout=PATIENCE_S)
         self._sending = Confirmations(self._client, self._where)

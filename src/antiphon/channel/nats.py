@@ -20,8 +20,9 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext, api
 
-from antiphon.broker.jetstream import TolerantClient, place_of, pulled
+from antiphon.broker.jetstream import Confirmations, connected, place_of, pulled
 from antiphon.broker.naming import plain, shown
+from antiphon.broker.waves import waves
 from antiphon.channel.helping import PATIENCE_S, from_headers, to_headers, translated
 from antiphon.errors import BusError
 from antiphon.model.channels import ChannelSpec, Message
@@ -46,8 +47,7 @@ class _Connected:
 
     async def _connect(self, subjects: Sequence[str]) -> None:
         async with translated(self._where, "cannot be reached", nats.errors.Error):
-            client = TolerantClient()
-            await client.connect(
+            self._client = await connected(
                 self._channel.url,
                 name=f"{self._channel.app}.{self._channel.name}",
                 allow_reconnect=False,
@@ -55,7 +55,6 @@ class _Connected:
                 error_cb=_nothing,
                 disconnected_cb=self._lost,
             )
-            self._client = client
             self._js = self._client.jetstream(timeout=PATIENCE_S)
             for subject in subjects if self._channel.region is not None else ():
                 await self._js.add_stream(name=re.sub(r"[^A-Za-z0-9_-]", "_", subject), subjects=[subject])
@@ -148,33 +147,44 @@ class ChannelSource(_Connected):
 class ChannelSink(_Connected):
     """Publishes to streams (``ports.Sink``)."""
 
+    _sending: Confirmations | None = None
+
     async def open(self) -> None:
         """Connect. Raises BusError."""
         await self._connect(list(self._channel.outbound))
+        assert self._client is not None
+        self._sending = Confirmations(self._client, self._where)
+        async with translated(self._where, "cannot be listened to", nats.errors.Error):
+            await self._sending.open()
 
     async def send(self, messages: Sequence[Message]) -> Mapping[int, str]:
         """Publish all; returns when each is held by its stream. Raises BusError."""
-        refused: dict[int, str] = {}
-        acks: list[asyncio.Future[api.PubAck]] = []
-        if self._client is None or self._client.is_closed:
+        sending = self._sending
+        if sending is None or self._client is None or self._client.is_closed:
             raise BusError("the connection was lost", where=self._where)
         largest = self._client.max_payload - _HEADERS
-        async with translated(self._where, "has not confirmed", nats.errors.Error):
-            try:
-                for index, message in enumerate(messages):
-                    if len(message.body) > largest:
-                        refused[index] = f"{len(message.body):,} bytes; the server takes {largest:,} in one message"
-                        continue
-                    headers = {"content-type": message.content_type, **to_headers(message.attributes)}
-                    if message.id is not None:
-                        # With its place: one event may go to two of them, and a stream hold both.
-                        headers[api.Header.MSG_ID] = f"{message.topic}/{plain(message.id)}"
-                    acks.append(await self._js.publish_async(message.topic, message.body, headers=headers))
-                await asyncio.gather(*acks)
-            finally:
-                for ack in acks:
-                    ack.cancel()
+        refused = {
+            index: f"{len(message.body):,} bytes; the server takes {largest:,} in one message"
+            for index, message in enumerate(messages)
+            if len(message.body) > largest
+        }
+        for wave in waves(message for index, message in enumerate(messages) if index not in refused):
+            async with translated(self._where, "has not confirmed", nats.errors.Error):
+                await sending.publish(list(map(_outgoing, wave)), PATIENCE_S)
         return refused
+
+    async def _lost(self) -> None:
+        if self._sending is not None:
+            self._sending.lost()
+
+
+def _outgoing(message: Message) -> tuple[str, bytes, dict[str, str]]:
+    """Subject, data and headers of a message."""
+    headers = {"content-type": message.content_type, **to_headers(message.attributes)}
+    if message.id is not None:
+        # With its place: one event may go to two of them, and a stream hold both.
+        headers[api.Header.MSG_ID.value] = f"{message.topic}/{plain(message.id)}"
+    return message.topic, message.body, headers
 
 
 def _message(subject: str, stream: str, message: Msg) -> Message:

@@ -20,6 +20,7 @@ from pamqp.commands import Basic
 
 from antiphon.broker.amqp import message_id, tolerate
 from antiphon.broker.naming import shown
+from antiphon.broker.waves import waves
 from antiphon.channel.helping import split, text, translated
 from antiphon.errors import BusError
 from antiphon.model.channels import ChannelSpec, Message
@@ -131,16 +132,17 @@ class ChannelSink(_Connected):
 
     async def send(self, messages: Sequence[Message]) -> Mapping[int, str]:
         """Publish all; returns when each is held by every queue that it goes to. Raises BusError."""
-        async with translated(self._where, "has not confirmed", *_ERRORS):
-            # In order: a channel takes one after the other, in the order in which they were begun.
-            confirms = await asyncio.gather(*map(self._publish, messages), return_exceptions=True)
-            for message, confirm in zip(messages, confirms, strict=True):
-                if isinstance(confirm, PublishError):
-                    raise BusError(f"no queue is bound to {message.topic!r}", where=self._where)
-                if isinstance(confirm, BaseException):
-                    raise confirm
-                if not isinstance(confirm, Basic.Ack):
-                    raise BusError(f"it refused a message to {message.topic!r}", where=self._where)
+        for wave in waves(messages):
+            async with translated(self._where, "has not confirmed", *_ERRORS):
+                # In order: a channel takes one after the other, in the order in which they were begun.
+                confirms = await asyncio.gather(*map(self._publish, wave), return_exceptions=True)
+                for message, confirm in zip(wave, confirms, strict=True):
+                    if isinstance(confirm, PublishError):
+                        raise BusError(f"no queue is bound to {message.topic!r}", where=self._where)
+                    if isinstance(confirm, BaseException):
+                        raise confirm
+                    if not isinstance(confirm, Basic.Ack):
+                        raise BusError(f"it refused a message to {message.topic!r}", where=self._where)
         return {}
 
     async def _publish(self, message: Message) -> Any:
