@@ -259,15 +259,17 @@ class Runtime:
 
         What is wrong is said when it is something else, and once a minute: a server that is away must not fill the log.
         """
-        said, said_ms = "", 0
+        said: dict[str, int] = {}
         while True:
             try:
                 await run()
                 return
             except Exception as error:
                 reason = f"{type(error).__name__}: {error}"
-                if reason != said or self.clock.boot_ms() - said_ms >= _SAY_EVERY_MS:
-                    said, said_ms = reason, self.clock.boot_ms()
+                now_ms = self.clock.boot_ms()
+                said = {each: at_ms for each, at_ms in said.items() if now_ms - at_ms < _SAY_EVERY_MS}
+                if reason not in said:
+                    said[reason] = now_ms
                     if isinstance(error, StoreError | BusError):
                         log.error("%s waits %g s, and tries again: %s", name, _RESTART_AFTER_S, error)
                     else:
