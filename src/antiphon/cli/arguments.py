@@ -54,7 +54,8 @@ def add_bus(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         type=url,
         default=os.environ.get(BUS) or None,
-        help=f"the broker between the services: nats://, redis://, amqp:// (default: ${BUS}, else as the app says)",
+        help=f"the broker between the services: nats://, redis://, amqp://, kafka://, sqs://, ... "
+        f"(default: ${BUS}, else as the app says)",
     )
 
 

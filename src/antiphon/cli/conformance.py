@@ -25,7 +25,7 @@ def conformance(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=int,
         default=100_000,
-        help="of how many events a long backlog is (default: %(default)s)",
+        help="of how many events a long backlog is (100,000)",
     )
     arguments.add_json(parser, "one JSON object as the last line of stdout")
     parser.epilog = "Exit code 1 if a check fails. What it makes on a server has a name of its own, and is removed."
