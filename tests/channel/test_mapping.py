@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -318,3 +319,23 @@ def test_what_a_channel_is_shown_as_has_no_secrets() -> None:
     assert "c2VjcmV0" not in repr(channel)
     channel = App(Service("here"), name="mapped").channel("amqp://u:hidden@host/", name="up", inbound={"q": Placed})
     assert "hidden" not in repr(channel)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("nats://me:hush@h:42x2", "its port is no number"),
+        ("amqp://me:hush@h/?nmae=a", "no option 'nmae'"),
+        ("redis://:hush@h?nmae=a", "'nmae'"),
+        ("kafka://me:hush@h:9092?nmae=a", "no option nmae"),
+    ],
+)
+async def test_what_a_client_would_misunderstand_ends_the_start(url: str, said: str, tmp_path: Path) -> None:
+    """It is not found out again and again while the app runs."""
+    app = App(Service("here"), name="mapped")
+    app.channel(url, name="down", outbound={"q": Placed})
+    with pytest.raises(DeclarationError, match=said) as caught:
+        async with app.run_in(tmp_path):
+            pass
+    assert "hush" not in str(caught.value)

@@ -60,9 +60,8 @@ def scheme_of(url: str) -> Scheme:
     """The scheme of *url*. Raises DeclarationError for one that nobody knows."""
     name = url.partition("://")[0]
     if name not in SCHEMES or "://" not in url:
-        raise DeclarationError(
-            f"no channel is known at {shown(url)!r}", mend=f"There are: {', '.join(f'{each}://' for each in SCHEMES)}"
-        )
+        what = f"no channel is known at {shown(url)!r}" if "://" in url else "the address of a channel is no URL"
+        raise DeclarationError(what, mend=f"There are: {', '.join(f'{each}://' for each in SCHEMES)}")
     return SCHEMES[name]
 
 
@@ -76,6 +75,14 @@ def sink_at(channel: ChannelSpec, clock: Clock) -> Sink:
     """A sink that is not open yet. Raises DeclarationError where its library is not installed."""
     sink: Sink = _made("ChannelSink", channel, clock)
     return sink
+
+
+def check(channel: ChannelSpec, clock: Clock) -> None:
+    """Raise DeclarationError where its library is not installed, or does not understand its URL."""
+    if channel.inbound:
+        source_at(channel, clock)
+    if channel.outbound:
+        sink_at(channel, clock)
 
 
 def _made(class_name: str, channel: ChannelSpec, clock: Clock) -> Any:

@@ -18,7 +18,7 @@ import msgspec
 from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
-from antiphon.broker.naming import shown
+from antiphon.broker.naming import checked, shown
 from antiphon.channel.helping import PATIENCE_S, translated
 from antiphon.errors import BusError
 from antiphon.model.channels import ChannelSpec, Message
@@ -37,6 +37,7 @@ class ChannelSource:
     def __init__(self, channel: ChannelSpec, clock: Clock) -> None:
         self._channel = channel
         self._clock = clock
+        checked(channel.url)
         self._where = shown(channel.url)
         self._client: paho.Client | None = None
         self._came: asyncio.Queue[paho.MQTTMessage | str] = asyncio.Queue()

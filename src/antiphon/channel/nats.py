@@ -52,8 +52,8 @@ class _Connected:
         async def failed(error: Exception) -> None:
             trouble.append(str(error) or type(error).__name__)
 
-        async with translated(self._where, "cannot be reached", nats.errors.Error):
-            try:
+        try:
+            async with translated(self._where, "cannot be reached", nats.errors.Error):
                 self._client = await connected(
                     self._url,
                     name=f"{self._channel.app}.{self._channel.name}",
@@ -62,9 +62,12 @@ class _Connected:
                     error_cb=failed,
                     disconnected_cb=self._lost,
                 )
-            except nats.errors.Error as error:
-                # That no server is left says less than what the last one said.
-                raise ConnectionError(trouble[-1] if trouble else str(error)) from error
+        except BusError as error:
+            # That no server is left, or time, says less than what the last one said.
+            if not trouble:
+                raise
+            raise BusError(f"it cannot be reached: {trouble[-1]}", where=self._where) from error
+        async with translated(self._where, "cannot be used", nats.errors.Error):
             self._js = self._client.jetstream(timeout=PATIENCE_S)
             for subject in subjects if self._channel.region is not None else ():
                 await self._js.add_stream(name=re.sub(r"[^A-Za-z0-9_-]", "_", subject), subjects=[subject])

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from antiphon.store.desk import Desk
 
 _WATCH_EVERY_S = 2.0
+# It stands for what came from outside and could not be read; there is nothing that runs.
+_UNREAD = ".inlet"
 _HEADS = ("HANDLER", "STATE", "LAG", "IN_PROGRESS", "RETRY", "PARKED", "DEAD", "HANDLED", "FAILED", "OLDEST", "OWNER")
 
 
@@ -30,7 +32,8 @@ def status(parser: argparse.ArgumentParser) -> None:
     arguments.add_json(parser, "one JSON object (with --watch one a line)")
     parser.epilog = (
         "LAG: events after the handler's cursor. PARKED: wait behind an earlier event of their key. FAILED: "
-        "invocations that raised, so far. With APP, only the stores of that application."
+        "invocations that raised, so far. SERVICE.inlet is no handler: its dead letters came from outside and could not "
+        "be read. With APP, only the stores of that application."
     )
     parser.set_defaults(run=_status)
 
@@ -95,4 +98,6 @@ def _state(one: HandlerStatus, now_ms: int) -> str:
         return "removed"
     if one.paused_until_ms is not None:
         return f"paused {span(one.paused_until_ms - now_ms)}"
+    if one.handler.endswith(_UNREAD) and not one.types:
+        return "-"
     return "runs" if one.running else "stopped"

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from antiphon.channel.connecting import check
 from antiphon.errors import BusError, DeclarationError, StoreError
 from antiphon.model.commands import answers
 from antiphon.model.envelope import Envelope
@@ -135,7 +136,10 @@ class Runtime:
     # ------------------------------------------------------------------ start and stop
 
     async def start(self) -> None:
-        """Open the stores, register handlers and schedules, start the loops. Raises StoreError."""
+        """Open the stores, register handlers and schedules, start the loops. Raises DeclarationError, StoreError."""
+        for handler in (handler for spec in self.specs for handler in spec.handlers):
+            if handler.channel is not None:
+                check(handler.channel, self.clock)  # it would be found out again and again
         try:
             if isinstance(self.bus, LogBus):
                 await self._join(self.bus)
