@@ -32,8 +32,8 @@ def status(parser: argparse.ArgumentParser) -> None:
     arguments.add_json(parser, "one JSON object (with --watch one a line)")
     parser.epilog = (
         "LAG: events after the handler's cursor. PARKED: wait behind an earlier event of their key. FAILED: "
-        "invocations that raised, so far. SERVICE.inlet is no handler: its dead letters came from outside and could not "
-        "be read. With APP, only the stores of that application."
+        "invocations that raised, so far. SERVICE.inlet is no handler: its dead letters came from outside and could "
+        "not be read. With APP, only the stores of that application."
     )
     parser.set_defaults(run=_status)
 
