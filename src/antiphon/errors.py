@@ -26,6 +26,10 @@ class DeclarationError(AntiphonError):
     """An event, service, handler or app is declared wrongly; raised where it is declared."""
 
 
+class NotInstalled(DeclarationError):
+    """The library that a URL or a declaration needs is not installed here."""
+
+
 class InvalidEvent(AntiphonError):
     """An event's data breaks its contract: refused at publish, a dead letter on receipt."""
 

@@ -51,6 +51,15 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().out == f"antiphon {__version__}\n"
 
 
+def test_an_extra_that_is_not_installed_is_five(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The machine lacks it, nothing is wrong with what was written."""
+    monkeypatch.setattr("antiphon.store.engines.find_spec", lambda _: None)
+    assert main(["status", "--store", "postgresql://db/app"]) == Exit.REFUSED
+    assert "pip install 'antiphon[postgres]'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "arguments", [[], ["nothing"], ["status", "--nothing"], ["dead"], ["tail", "--limit", "0"], ["status", "--store="]]
 )

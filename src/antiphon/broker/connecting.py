@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from antiphon.broker.naming import shown, without_name
-from antiphon.errors import DeclarationError
+from antiphon.errors import DeclarationError, NotInstalled
 from antiphon.ports import Bus, Clock, MakeBus
 
 #: By the URL's scheme: the module, its class, and the extra that brings its library.
@@ -34,7 +34,7 @@ def bus_at(url: str, app: str, *, keep: timedelta) -> MakeBus:
     """A factory of buses at *url* for the app of this name; what was taken stays readable for *keep*.
 
     ``?name=...`` in the URL names the bus otherwise than the app, so that several apps can share one, or one app have
-    several. Raises DeclarationError for a URL that is no bus's, and where its library is not installed.
+    several. Raises DeclarationError for a URL that is no bus's, NotInstalled.
     """
     scheme, separator, _ = url.partition("://")
     url, name = without_name(url)
@@ -49,7 +49,7 @@ def bus_at(url: str, app: str, *, keep: timedelta) -> MakeBus:
     try:
         bus_class: Callable[..., Bus] = getattr(import_module(f"antiphon.broker.{module}"), class_name)
     except ModuleNotFoundError as error:
-        raise DeclarationError(
+        raise NotInstalled(
             f"the library of {scheme}:// is not installed ({error.name})", mend=f"pip install 'antiphon[{extra}]'"
         ) from error
 

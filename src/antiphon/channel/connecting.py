@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from antiphon.broker.naming import shown
-from antiphon.errors import DeclarationError
+from antiphon.errors import DeclarationError, NotInstalled
 from antiphon.model.channels import ChannelSpec
 from antiphon.ports import Clock, Sink, Source
 
@@ -66,13 +66,13 @@ def scheme_of(url: str) -> Scheme:
 
 
 def source_at(channel: ChannelSpec, clock: Clock) -> Source:
-    """A source that is not open yet. Raises DeclarationError where its library is not installed."""
+    """A source that is not open yet. Raises DeclarationError, NotInstalled."""
     source: Source = _made("ChannelSource", channel, clock)
     return source
 
 
 def sink_at(channel: ChannelSpec, clock: Clock) -> Sink:
-    """A sink that is not open yet. Raises DeclarationError where its library is not installed."""
+    """A sink that is not open yet. Raises DeclarationError, NotInstalled."""
     sink: Sink = _made("ChannelSink", channel, clock)
     return sink
 
@@ -90,7 +90,7 @@ def _made(class_name: str, channel: ChannelSpec, clock: Clock) -> Any:
     try:
         module = import_module(f"antiphon.channel.{scheme.module}")
     except ModuleNotFoundError as error:
-        raise DeclarationError(
+        raise NotInstalled(
             f"the library of {channel.url.partition('://')[0]}:// is not installed ({error.name})",
             where=f"channel {channel.name!r}",
             mend=f"pip install 'antiphon[{scheme.extra}]'",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from enum import IntEnum
 
-from antiphon.errors import AntiphonError, DeclarationError, InvalidEvent, NotFound, StoreError
+from antiphon.errors import AntiphonError, DeclarationError, InvalidEvent, NotFound, NotInstalled, StoreError
 
 
 class Exit(IntEnum):
@@ -41,6 +41,7 @@ _CODES: tuple[tuple[type[AntiphonError], Exit], ...] = (
     (StoreError, Exit.STORE),
     (InvalidEvent, Exit.FINDINGS),
     (NotFound, Exit.FINDINGS),
+    (NotInstalled, Exit.REFUSED),
     (DeclarationError, Exit.USAGE),
 )
 

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
-from antiphon.errors import DeclarationError
+from antiphon.errors import DeclarationError, NotInstalled
 from antiphon.model.events import EventType
 from antiphon.ports import Clock
 from antiphon.store.base import SqlStore
@@ -76,9 +76,7 @@ class Postgres:
 
     def __init__(self, url: str) -> None:
         if find_spec("psycopg") is None:
-            raise DeclarationError(
-                "the library of postgresql:// is not installed", mend="pip install 'antiphon[postgres]'"
-            )
+            raise NotInstalled("the library of postgresql:// is not installed", mend="pip install 'antiphon[postgres]'")
         from antiphon.store.postgres.connection import address
 
         address(url, BUS)
@@ -114,7 +112,7 @@ class Maria:
 
     def __init__(self, url: str) -> None:
         if find_spec("asyncmy") is None:
-            raise DeclarationError("the library of mariadb:// is not installed", mend="pip install 'antiphon[mariadb]'")
+            raise NotInstalled("the library of mariadb:// is not installed", mend="pip install 'antiphon[mariadb]'")
         from antiphon.store.mariadb.connection import address
 
         address(url, BUS)

@@ -6,7 +6,7 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from antiphon.errors import DeclarationError, StateFailed
+from antiphon.errors import NotInstalled, StateFailed
 from antiphon.policy.asl.failures import RESULT_PATH, runtime_error
 from antiphon.policy.asl.scope import Scope
 
@@ -85,9 +85,9 @@ def _compiled(rest: str) -> JSONPath:
     return query
 
 
-def missing_library(name: str) -> DeclarationError:
+def missing_library(name: str) -> NotInstalled:
     """What is raised where a library of the extra ``asl`` is needed and not there."""
-    return DeclarationError(f"{name} is not installed", where="state machine", mend="pip install 'antiphon[asl]'")
+    return NotInstalled(f"{name} is not installed", where="state machine", mend="pip install 'antiphon[asl]'")
 
 
 def _steps(query: JSONPath | None) -> Steps | None:
