@@ -153,6 +153,8 @@ async def test_a_password_is_shown_to_nobody(make: Make) -> None:
         assert "cret" not in str(refused.value)
     several = address("postgresql://me:secret@one:5432,[::1]:5433,three/app?schema=s_", "svc")
     assert (several.schema, several.name) == ("s_svc", "svc")
+    assert address("postgresql:///app?host=/run/postgresql", "svc").url == "postgresql:///app?host=%2Frun%2Fpostgresql"
+    assert address("postgresql://", "svc").schema == "svc"
     with pytest.raises(DeclarationError):
         address("postgresql://db/app", "no such name")
 

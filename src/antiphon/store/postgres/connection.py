@@ -64,17 +64,19 @@ def address(url: str, name: str) -> Address:
     # What follows may hold a part of the password, if that was not escaped: it is not shown.
     if "@" in f"{parts.path}{parts.fragment}" or not all(map(_SERVER.fullmatch, _servers(parts.netloc))):
         raise DeclarationError("its host or port is none", where=_PLACE, mend=_ESCAPE)
-    parts = parts._replace(scheme="postgresql", query=urlencode(options, quote_via=quote))
+    more = f"{parts.path}?{urlencode(options, quote_via=quote)}".removesuffix("?")
+    whole = f"postgresql://{parts.netloc}{more}"
     try:
-        conninfo.conninfo_to_dict(urlunsplit(parts))
+        conninfo.conninfo_to_dict(whole)
     except psycopg.ProgrammingError as error:
         what = "it cannot be read" if "@" in parts.query or "%40" in parts.query else str(error).strip()
         mend = f"There are schema=, pooler=, direct=, and the options of libpq, such as sslmode=. {_ESCAPE}"
         raise DeclarationError(what, where=_PLACE, mend=mend) from error
     behind = None
     if direct is not None:
-        behind = urlunsplit(parts._replace(netloc=f"{parts.netloc.rpartition('@')[0]}@{direct}".lstrip("@")))
-    return Address(urlunsplit(parts), schema, name, bool(pooler), behind)
+        login = parts.netloc.rpartition("@")[0]
+        behind = f"postgresql://{login}{'@' if login else ''}{direct}{more}"
+    return Address(whole, schema, name, bool(pooler), behind)
 
 
 def _servers(netloc: str) -> list[str]:
