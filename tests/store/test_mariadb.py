@@ -111,7 +111,7 @@ async def lost(store: MariaStore, schedule: tuple[str, ...], run: int, *, locked
         seen.extend(event.envelope.id for event in events)
         position = events[-1].seq if events else position
 
-    async with store._units.session() as a, store._units.session() as b:
+    async with store._units.connection() as a, store._units.connection() as b:
         writers = {"A": iter((0, 1)), "B": iter((0, 1))}
 
         async def step(name: str, before: asyncio.Task[None] | None) -> None:
@@ -325,7 +325,7 @@ async def test_a_commit_without_an_answer_is_asked_for(
                     await unit.append([(envelope(1), PUBLISHED)])
 
         cutting: list[asyncio.Future[None]] = []
-        async with far._units.session():
+        async with far._units.connection():
             pass
         monkeypatch.setattr(Session, "say", cut_at_commit)
         if way == "back":
@@ -520,7 +520,7 @@ async def test_a_parameter_never_becomes_part_of_a_statement(store: MariaStore, 
         await unit.execute("INSERT INTO notes VALUES (1, 'other')")
         await unit.execute("INSERT INTO notes VALUES (?, ?)", (2, hostile))
         assert await unit.fetch_all("SELECT n FROM notes WHERE text = ?", (hostile,)) == [(2,)]
-        await unit.session.say("SET SESSION sql_mode = concat(@@sql_mode, ',NO_BACKSLASH_ESCAPES')")
+        await unit.connection.say("SET SESSION sql_mode = concat(@@sql_mode, ',NO_BACKSLASH_ESCAPES')")
         await unit.execute_many("INSERT INTO notes VALUES (?, ?)", [(3, hostile), (4, hostile)])
         assert await unit.fetch_all("SELECT n FROM notes WHERE text = ? ORDER BY n", (hostile,)) == [(2,), (3,), (4,)]
 
@@ -601,7 +601,7 @@ async def test_mariadb_understands_every_block(store: MariaStore) -> None:
     from antiphon.store.mariadb.statements import understood
 
     wrong = {}
-    async with store._readers.session() as session:
+    async with store._readers.connection() as session:
         for name, sql in blocks().items():
             if name.startswith("part_"):
                 continue
@@ -620,7 +620,7 @@ async def test_the_event_tables_show_what_they_hold(store: MariaStore) -> None:
         await unit.append([(event, PUBLISHED)])
     views = await store.fetch_all("SELECT table_name FROM information_schema.views WHERE table_schema = database()")
     assert len(views) >= 8
-    async with store._readers.session() as session:
+    async with store._readers.connection() as session:
         await session.say("SET SESSION time_zone = '+05:00'")
         for (name,) in views:
             await session.ask(f"SELECT * FROM {name}")

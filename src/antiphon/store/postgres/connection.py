@@ -29,6 +29,11 @@ class Address(msgspec.Struct, frozen=True):
     direct: str | None = None
 
     @property
+    def name(self) -> str:
+        """What people call the store: its schema."""
+        return self.schema
+
+    @property
     def shown(self) -> str:
         """Without its password."""
         parts = urlsplit(self.url)
