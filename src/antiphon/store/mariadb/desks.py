@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 
 from antiphon.model.events import EventType
 from antiphon.ports import Clock
-from antiphon.store.desk import Desk
+from antiphon.store.desk import Desk, desk_owner, desks_on
 from antiphon.store.mariadb.connection import address, connect, prefix_of, translated
 from antiphon.store.mariadb.store import MariaStore
 
@@ -35,12 +34,7 @@ async def open_desks(
     url: str, last: str, clock: Clock, event_types: Mapping[str, EventType] | None = None
 ) -> AsyncIterator[list[Desk]]:
     """A desk on each store at *url*, that named *last* as the last. Runs nothing. Raises StoreError."""
-    async with AsyncExitStack() as stack:
-        desks = []
-        for name in await stores_at(url, last):
-            owner = f"desk-{os.getpid()}-{clock.new_id()[-12:]}"
-            store = MariaStore(address(url, name), clock=clock, owner=owner)
-            await store.open()
-            stack.push_async_callback(store.close)
-            desks.append(Desk(store, event_types))
+    names = await stores_at(url, last)
+    stores = [MariaStore(address(url, name), clock=clock, owner=desk_owner(clock)) for name in names]
+    async with desks_on(stores, event_types) as desks:
         yield desks
