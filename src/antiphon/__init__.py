@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from antiphon.model.events import Event, event, upcast
     from antiphon.model.retry import Rate, Retry, days, hours, minutes, seconds
     from antiphon.model.trials import Look
+    from antiphon.runtime.blocking import SyncTransaction
     from antiphon.runtime.effects import Effects
-    from antiphon.runtime.transaction import Delivery, SyncTransaction, Transaction
+    from antiphon.runtime.transaction import Delivery, Transaction
     from antiphon.runtime.workflow.handle import Workflow
     from antiphon.runtime.workflow.resources import Heartbeat
     from antiphon.service import Service
@@ -86,8 +87,9 @@ _HOMES = {
     "antiphon.model.events": ("Event", "event", "upcast"),
     "antiphon.model.retry": ("Rate", "Retry", "days", "hours", "minutes", "seconds"),
     "antiphon.model.trials": ("Look",),
+    "antiphon.runtime.blocking": ("SyncTransaction",),
     "antiphon.runtime.effects": ("Effects",),
-    "antiphon.runtime.transaction": ("Delivery", "SyncTransaction", "Transaction"),
+    "antiphon.runtime.transaction": ("Delivery", "Transaction"),
     "antiphon.runtime.workflow.handle": ("Workflow",),
     "antiphon.runtime.workflow.resources": ("Heartbeat",),
     "antiphon.service": ("Service",),

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +21,13 @@ from antiphon import Event, Retry, Service, Transaction, seconds  # noqa: E402
 from antiphon.errors import DeclarationError  # noqa: E402
 from antiphon.runtime.runtime import Runtime  # noqa: E402
 from tests.store.postgres import database, name_of  # noqa: E402
+from tests.store.served import Ordered, handled, rows, running  # noqa: E402
 
 pytestmark = pytest.mark.anyio
 
+A_MOMENT = "SELECT pg_sleep(0.01)"
 TABLES = """CREATE TABLE IF NOT EXISTS bills (
     n INTEGER PRIMARY KEY, customer TEXT NOT NULL, more JSONB, at TIMESTAMPTZ DEFAULT now(), id SERIAL);"""
-
-
-class Ordered(Event, key="customer"):
-    customer: str
-    n: int
 
 
 class Billed(Event, key="customer"):
@@ -57,30 +53,6 @@ def url() -> Iterator[str]:
         yield found
 
 
-@asynccontextmanager
-async def running(url: str, folder: Path, billing: Service) -> AsyncIterator[Runtime]:
-    """The service and a shop, started."""
-    runtime = Runtime(name_of(folder), [Service("shop").spec, billing.spec], data=folder, store=url)
-    await runtime.start()
-    try:
-        yield runtime
-    finally:
-        await runtime.stop()
-
-
-async def rows(runtime: Runtime, sql: str) -> list[tuple[Any, ...]]:
-    """Committed rows, as tuples."""
-    return [tuple(row) for row in await runtime.stores["billing"].fetch_all(sql)]
-
-
-async def handled(runtime: Runtime, count: int) -> None:
-    """Wait until so many orders are over or wait for a retry."""
-    sql = """SELECT count(*) FROM antiphon_events
-             WHERE MESSAGE_TYPE = 'Ordered' AND STATUS NOT IN ('UNPROCESSED', 'IN_PROGRESS')"""
-    while (await rows(runtime, sql))[0][0] < count:
-        await rows(runtime, "SELECT pg_sleep(0.01)")
-
-
 async def test_a_session_is_on_the_handlers_own_transaction(
     url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -104,9 +76,9 @@ async def test_a_session_is_on_the_handlers_own_transaction(
         return Billed(event.customer, event.n)
 
     caplog.set_level(logging.WARNING)
-    async with running(url, tmp_path, billing) as runtime:
+    async with running(url, name_of(tmp_path), tmp_path, billing) as runtime:
         await runtime.publish("shop", *(Ordered(f"c{n}", n) for n in range(20)))
-        await handled(runtime, 20)
+        await handled(runtime, 20, A_MOMENT)
         assert await rows(runtime, "SELECT n, customer FROM bills ORDER BY id") == [(n, f"C{n}") for n in range(20)]
         assert await rows(runtime, "SELECT count(*) FROM antiphon_log WHERE type = 'Billed'") == [(20,)]
         # All in few batches: a handler with a session is not moved out of them.
@@ -127,9 +99,9 @@ async def test_what_a_failed_attempt_flushed_is_undone(url: str, tmp_path: Path)
         if event.n == 4:
             session.add(Bill(n=2, customer="twice"))
 
-    async with running(url, tmp_path, billing) as runtime:
+    async with running(url, name_of(tmp_path), tmp_path, billing) as runtime:
         await runtime.publish("shop", *(Ordered(f"c{n}", n) for n in range(7)))
-        await handled(runtime, 7)
+        await handled(runtime, 7, A_MOMENT)
         assert await rows(runtime, "SELECT n FROM bills ORDER BY n") == [(0,), (1,), (2,), (5,), (6,)]
         failed = await rows(runtime, "SELECT error_type FROM antiphon_attempts ORDER BY seq")
         assert failed == [("RuntimeError",), ("sqlalchemy.exc.IntegrityError",)]
@@ -160,9 +132,9 @@ async def test_a_session_goes_back_to_its_own_savepoints(url: str, tmp_path: Pat
         await session.rollback()
         await tx.execute("INSERT INTO bills (n, customer) VALUES (?, 'last')", 10 * event.n + 3)
 
-    async with running(url, tmp_path, billing) as runtime:
+    async with running(url, name_of(tmp_path), tmp_path, billing) as runtime:
         await runtime.publish("shop", Ordered("a", 1), Ordered("b", 2))
-        await handled(runtime, 2)
+        await handled(runtime, 2, A_MOMENT)
         expected = [(10 * n + m, name) for n in (1, 2) for m, name in ((0, "kept"), (1, "both"), (3, "last"))]
         assert await rows(runtime, "SELECT n, customer FROM bills ORDER BY n") == expected
 
@@ -179,9 +151,9 @@ async def test_a_session_that_is_left_in_a_failed_transaction_is_the_handlers_fa
         except IntegrityError:
             await tx.execute("SELECT 1")
 
-    async with running(url, tmp_path, billing) as runtime:
+    async with running(url, name_of(tmp_path), tmp_path, billing) as runtime:
         await runtime.publish("shop", *(Ordered(f"c{n}", n) for n in range(6)))
-        await handled(runtime, 6)
+        await handled(runtime, 6, A_MOMENT)
         assert await rows(runtime, "SELECT n, customer FROM bills ORDER BY n") == [(0, "c0"), (1, "c2"), (2, "c4")]
         assert await rows(runtime, "SELECT count(*) FROM antiphon_deliveries WHERE status = 'FAILED'") == [(3,)]
 
@@ -197,9 +169,9 @@ async def test_a_statement_of_a_session_that_takes_too_long_is_the_handlers_fail
         if event.n == 1:
             await session.execute(text("SELECT pg_sleep(60)"))
 
-    async with running(url, tmp_path, billing) as runtime:
+    async with running(url, name_of(tmp_path), tmp_path, billing) as runtime:
         await runtime.publish("shop", *(Ordered(f"c{n}", n) for n in range(3)))
-        await handled(runtime, 3)
+        await handled(runtime, 3, A_MOMENT)
         assert await rows(runtime, "SELECT n FROM bills ORDER BY n") == [(0,), (2,)]
         assert await rows(runtime, "SELECT error_type FROM antiphon_attempts") == [("antiphon.errors.HandlerTimeout",)]
 
@@ -217,9 +189,9 @@ async def test_a_connection_that_breaks_in_a_session_burns_no_attempt(url: str, 
             end.discard(event.n)
             await session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
 
-    async with running(url, tmp_path, billing) as runtime:
+    async with running(url, name_of(tmp_path), tmp_path, billing) as runtime:
         await runtime.publish("shop", *(Ordered(f"c{n}", n) for n in range(3)))
-        await handled(runtime, 3)
+        await handled(runtime, 3, A_MOMENT)
         assert await rows(runtime, "SELECT n FROM bills ORDER BY n") == [(0,), (1,), (2,)]
         assert await rows(runtime, "SELECT * FROM antiphon_attempts") == []
 
@@ -236,9 +208,9 @@ async def test_the_runtimes_transaction_is_not_the_sessions_to_end(url: str, tmp
             await session.execute(text("COMMIT"))
         kept.append(session)
 
-    async with running(url, tmp_path, billing) as runtime:
+    async with running(url, name_of(tmp_path), tmp_path, billing) as runtime:
         await runtime.publish("shop", Ordered("a", 1))
-        await handled(runtime, 1)
+        await handled(runtime, 1, A_MOMENT)
         assert await rows(runtime, "SELECT n FROM bills") == [(1,)]
         with pytest.raises(sqlalchemy.exc.InvalidRequestError):
             await kept[0].execute(text("SELECT 1"))

@@ -20,9 +20,10 @@ from antiphon.errors import DeclarationError
 from antiphon.gateway.idempotency import Keep
 from antiphon.model.events import event_type_of
 from antiphon.model.handlers import RouteSpec
+from antiphon.runtime.blocking import SyncTransaction
 from antiphon.runtime.invoke import SessionOf
 from antiphon.runtime.runtime import Runtime
-from antiphon.runtime.transaction import SyncTransaction, Transaction
+from antiphon.runtime.transaction import Transaction
 from antiphon.wire import valid_traceparent
 
 _SCOPE = "antiphon.call"

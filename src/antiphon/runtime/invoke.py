@@ -17,7 +17,8 @@ from antiphon.model.handlers import HandlerSpec
 from antiphon.model.retry import minutes
 from antiphon.policy.words import sole_error
 from antiphon.ports import LoggedEvent, Unit
-from antiphon.runtime.transaction import Delivery, SyncTransaction, Transaction
+from antiphon.runtime.blocking import SyncTransaction
+from antiphon.runtime.transaction import Delivery, Transaction
 
 SessionOf = Callable[[Unit], Any]
 DEFAULT_TIMEOUT = minutes(1)

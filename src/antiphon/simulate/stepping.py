@@ -15,7 +15,8 @@ from typing import Any
 
 from antiphon.model.handlers import HandlerSpec
 from antiphon.model.workflows import WorkflowSpec
-from antiphon.runtime.transaction import SyncTransaction, Transaction
+from antiphon.runtime.blocking import SyncTransaction
+from antiphon.runtime.transaction import Transaction
 from antiphon.runtime.workflow.engine import Engine
 from antiphon.runtime.workflow.handle import Workflow
 from antiphon.runtime.workflow.steps import callee

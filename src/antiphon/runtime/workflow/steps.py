@@ -15,8 +15,9 @@ import msgspec
 from antiphon.errors import DeclarationError, HandlerTimeout
 from antiphon.policy import signatures
 from antiphon.ports import Clock
+from antiphon.runtime.blocking import SyncTransaction
 from antiphon.runtime.invoke import DEFAULT_TIMEOUT, Suspended
-from antiphon.runtime.transaction import SyncTransaction, Transaction
+from antiphon.runtime.transaction import Transaction
 from antiphon.runtime.workflow.turn import Turn
 
 _RESULT = "result"
