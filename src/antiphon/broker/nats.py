@@ -17,10 +17,10 @@ from datetime import timedelta
 import nats
 from nats.aio.client import Client
 from nats.js import JetStreamContext, api
-from nats.js.errors import KeyNotFoundError, NoKeysError, NotFoundError
+from nats.js.errors import BadRequestError, KeyNotFoundError, NoKeysError, NotFoundError
 
 from antiphon.broker.feed import AGAIN, PATIENCE_S, Feed, Feeds
-from antiphon.broker.jetstream import Confirmations, place_of, pulled
+from antiphon.broker.jetstream import Confirmations, connected, place_of, pulled
 from antiphon.broker.naming import plain, quoted, shown
 from antiphon.broker.waves import waves
 from antiphon.errors import BusError, InvalidEvent, PayloadTooLarge, Undecodable
@@ -64,7 +64,7 @@ class NatsBus(Feeds):
         if self._client is not None and not self._client.is_closed:
             return
         async with self._translated("cannot be reached", nats.errors.Error):
-            self._client = await nats.connect(
+            self._client = await connected(
                 self._url,
                 name=self._prefix,
                 allow_reconnect=True,
@@ -238,7 +238,7 @@ class NatsBus(Feeds):
         for place in places.split(","):
             try:
                 body += (await self._js().get_msg(self._stream, int(place))).data or b""
-            except NotFoundError as error:
+            except (NotFoundError, BadRequestError) as error:
                 raise Undecodable("CloudEvent", f"header {_PIECES}", f"there is nothing at {place}") from error
             if len(body) > _LARGEST:
                 raise PayloadTooLarge("CloudEvent", f"header {_PIECES}", f"more than {_LARGEST:,} bytes")

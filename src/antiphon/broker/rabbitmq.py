@@ -138,10 +138,12 @@ class RabbitBus(NumberedFeeds[int]):
             await self._channels[receiver].basic_ack(tags[-1], multiple=True)
 
     async def _fill(self, feed: Feed) -> None:
-        await self._channel()
+        # Who removed the queue had it ended here; whoever is to receive has it again, and not when it starts next.
+        await self.expect({feed.receiver: sorted(feed.types)})
         channel = self._channels[feed.receiver] = await self._new_channel()
         self._begin(feed)
         came: asyncio.Queue[DeliveredMessage | None] = asyncio.Queue()
+        channel.on_consumer_cancel_callbacks.add(lambda _: came.put_nowait(None))
         async with self._translated("cannot be consumed", *_ERRORS):
             await channel.basic_qos(prefetch_count=_PREFETCH)
             await channel.basic_consume(self._queue(feed.receiver), came.put)
@@ -151,7 +153,7 @@ class RabbitBus(NumberedFeeds[int]):
             while (message := await came.get()) is not None:
                 event = self._event(feed.position + 1, message, feed.types)
                 await self._came(feed, message.delivery_tag or 0, event)
-            raise BusError("the connection was lost", where=self._where, mend=AGAIN)
+            raise BusError("the connection was lost, or the queue", where=self._where, mend=AGAIN)
         finally:
             if not channel.is_closed:
                 await channel.close()

@@ -18,6 +18,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from antiphon.broker.naming import shown
+from antiphon.broker.waves import waves
 from antiphon.channel.helping import PATIENCE_S, text, translated
 from antiphon.channel.mapping import structured
 from antiphon.model.channels import ChannelSpec, Message
@@ -113,11 +114,15 @@ class ChannelSink(_Connected):
 
     async def send(self, messages: Sequence[Message]) -> Mapping[int, str]:
         """Add all, in order. Raises BusError."""
-        async with translated(self._where, "has not confirmed", RedisError), self._client.pipeline(False) as pipeline:
-            for message in messages:
-                fields: dict[str, Any] = {"type": message.attributes.get("type", ""), "event": structured(message)}
-                pipeline.xadd(message.topic, fields if message.attributes else {"data": message.body})
-            await pipeline.execute()
+        for wave in waves(messages):
+            async with (
+                translated(self._where, "has not confirmed", RedisError),
+                self._client.pipeline(False) as pipeline,
+            ):
+                for message in wave:
+                    fields: dict[str, Any] = {"type": message.attributes.get("type", ""), "event": structured(message)}
+                    pipeline.xadd(message.topic, fields if message.attributes else {"data": message.body})
+                await pipeline.execute()
         return {}
 
 
