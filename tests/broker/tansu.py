@@ -17,7 +17,7 @@ from antiphon.testing.emulators import MiniStack
 from antiphon.testing.servers import Server
 
 _BUCKET = "tansu"
-#: Moto checks none of it.
+#: Nobody checks it.
 _ACCOUNT = {"aws_access_key_id": "none", "aws_secret_access_key": "none", "region_name": "us-east-1"}
 
 

@@ -22,9 +22,9 @@ from aiormq.abc import AbstractChannel, AbstractConnection, DeliveredMessage
 from aiormq.exceptions import AMQPError, ChannelInvalidStateError
 from pamqp.commands import Basic
 
-from antiphon.broker.amqp import message_id, tolerate
+from antiphon.broker.amqp import OPTIONS, message_id, tolerate
 from antiphon.broker.feed import AGAIN, Feed
-from antiphon.broker.naming import quoted, shown
+from antiphon.broker.naming import checked, quoted, shown
 from antiphon.broker.numbered import NumberedFeeds
 from antiphon.broker.waves import waves
 from antiphon.errors import BusError, InvalidEvent
@@ -48,7 +48,7 @@ class RabbitBus(NumberedFeeds[int]):
 
     def __init__(self, url: str, *, name: str, clock: Clock, keep: timedelta) -> None:
         super().__init__(shown(url), clock)
-        self._url = url
+        self._url = checked(url, OPTIONS)
         self._exchange = f"antiphon.{name}"
         self._connection: AbstractConnection | None = None
         self._publishing: AbstractChannel | None = None

@@ -21,7 +21,7 @@ from nats.aio.msg import Msg
 from nats.js import JetStreamContext, api
 
 from antiphon.broker.jetstream import Confirmations, connected, place_of, pulled
-from antiphon.broker.naming import plain, shown
+from antiphon.broker.naming import checked, plain, shown
 from antiphon.broker.waves import waves
 from antiphon.channel.helping import PATIENCE_S, from_headers, to_headers, translated
 from antiphon.errors import BusError
@@ -40,21 +40,31 @@ class _Connected:
 
     def __init__(self, channel: ChannelSpec, clock: Clock) -> None:
         self._channel = channel
+        self._url = checked(channel.url)
         self._where = shown(channel.url)
         self._clock = clock
         self._client: Client | None = None
         self._js: JetStreamContext
 
     async def _connect(self, subjects: Sequence[str]) -> None:
+        trouble: list[str] = []
+
+        async def failed(error: Exception) -> None:
+            trouble.append(str(error) or type(error).__name__)
+
         async with translated(self._where, "cannot be reached", nats.errors.Error):
-            self._client = await connected(
-                self._channel.url,
-                name=f"{self._channel.app}.{self._channel.name}",
-                allow_reconnect=False,
-                connect_timeout=PATIENCE_S,
-                error_cb=_nothing,
-                disconnected_cb=self._lost,
-            )
+            try:
+                self._client = await connected(
+                    self._url,
+                    name=f"{self._channel.app}.{self._channel.name}",
+                    allow_reconnect=False,
+                    connect_timeout=PATIENCE_S,
+                    error_cb=failed,
+                    disconnected_cb=self._lost,
+                )
+            except nats.errors.Error as error:
+                # That no server is left says less than what the last one said.
+                raise ConnectionError(trouble[-1] if trouble else str(error)) from error
             self._js = self._client.jetstream(timeout=PATIENCE_S)
             for subject in subjects if self._channel.region is not None else ():
                 await self._js.add_stream(name=re.sub(r"[^A-Za-z0-9_-]", "_", subject), subjects=[subject])
@@ -203,7 +213,3 @@ def _message(subject: str, stream: str, message: Msg) -> Message:
         token=(stream, seq),
         note=(subject, str(seq)),
     )
-
-
-async def _nothing(_: Exception) -> None:
-    """What breaks is raised where it is waited for."""

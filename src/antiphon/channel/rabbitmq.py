@@ -18,8 +18,8 @@ from aiormq.abc import AbstractChannel, AbstractConnection, DeliveredMessage
 from aiormq.exceptions import AMQPError, ChannelInvalidStateError, PublishError
 from pamqp.commands import Basic
 
-from antiphon.broker.amqp import message_id, tolerate
-from antiphon.broker.naming import shown
+from antiphon.broker.amqp import OPTIONS, message_id, tolerate
+from antiphon.broker.naming import checked, shown
 from antiphon.broker.waves import waves
 from antiphon.channel.helping import split, text, translated
 from antiphon.errors import BusError
@@ -38,6 +38,7 @@ class _Connected:
 
     def __init__(self, channel: ChannelSpec, clock: Clock) -> None:
         self._spec = channel
+        self._url = checked(channel.url, OPTIONS)
         self._where = shown(channel.url)
         self._clock = clock
         self._connection: AbstractConnection | None = None
@@ -45,7 +46,7 @@ class _Connected:
 
     async def _connect(self, queues: Sequence[str]) -> None:
         async with translated(self._where, "cannot be reached", *_ERRORS):
-            self._connection = await aiormq.connect(self._spec.url)
+            self._connection = await aiormq.connect(self._url)
             self._channel = await self._connection.channel(publisher_confirms=True, on_return_raises=True)
         for queue in queues:
             async with translated(self._where, f"cannot use queue {queue!r}", *_ERRORS):

@@ -14,10 +14,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from antiphon.broker.naming import shown
+from antiphon.broker.redis import client_at
 from antiphon.broker.waves import waves
 from antiphon.channel.helping import PATIENCE_S, text, translated
 from antiphon.channel.mapping import structured
@@ -39,7 +39,7 @@ class _Connected:
         self._channel = channel
         self._where = shown(channel.url)
         # What its commands return is typed as everything that it could be in any version of the protocol.
-        self._client: Any = Redis.from_url(channel.url, socket_connect_timeout=PATIENCE_S, socket_timeout=PATIENCE_S)
+        self._client: Any = client_at(channel.url, PATIENCE_S)
 
     async def close(self) -> None:
         """Disconnect. Idempotent."""
