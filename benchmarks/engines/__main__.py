@@ -24,8 +24,14 @@ from benchmarks.engines.lines import LINES
 from benchmarks.engines.ours import ours
 from benchmarks.peers import environment
 from benchmarks.peers.run import run_phase
+from benchmarks.peers.servers import SERVERS
 
-_FASTSTREAM = {"nats": "faststream_jetstream", "redis": "faststream_redis", "rabbitmq": "faststream_rabbitmq"}
+_FASTSTREAM = {
+    "nats": "faststream_jetstream",
+    "redis": "faststream_redis",
+    "rabbitmq": "faststream_rabbitmq",
+    "kafka": "faststream_kafka",
+}
 _CONTESTANTS = ("hand", "ours", "faststream")
 _WITHIN_S = 300
 
@@ -45,6 +51,7 @@ def apart(contestant: str, engine: str, url: str, events: int, python: str | Non
     """The same in a process of its own."""
     if contestant == "faststream":
         assert python is not None
+        os.environ[SERVERS[engine].variable] = url
         with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".antiphon-bench-") as folder:
             found = run_phase(_FASTSTREAM[engine], "steady", {"seconds": 2.0, "rate": 50.0}, python, Path(folder))
         return {"rate": found["rate"], "cpu_us": found["cpu_us"]}
@@ -59,7 +66,7 @@ def apart(contestant: str, engine: str, url: str, events: int, python: str | Non
 def measure(engine: str, url: str, events: int, rounds: int, python: str | None) -> dict[str, Any]:
     """All contestants in turn; the best of each, and the ratios."""
     best: dict[str, dict[str, float]] = {}
-    contestants = [each for each in _CONTESTANTS if each != "faststream" or (python and engine in _FASTSTREAM)]
+    contestants = [each for each in _CONTESTANTS if each != "faststream" or python]
     for _ in range(rounds):
         for contestant in contestants:
             found = apart(contestant, engine, url, events, python)

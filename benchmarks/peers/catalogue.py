@@ -103,6 +103,16 @@ CATALOGUE: dict[str, Entry] = {
         durable="written before the confirmation",
         promise="at least once",
     ),
+    "faststream_kafka": Entry(
+        title="FastStream, Kafka",
+        libraries=("faststream", "confluent-kafka"),
+        server="kafka",
+        effects=_SQLITE,
+        settings="One worker process; consumer groups, an offset committed after each message (`NACK_ON_ERROR`), an "
+        "idempotent producer, `acks=all`; 64 publishing tasks. Pydantic models.",
+        durable="as the cluster is set",
+        promise="at least once",
+    ),
     "celery_redis": Entry(
         title="Celery, Redis",
         libraries=("celery", "redis"),

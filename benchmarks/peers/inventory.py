@@ -58,7 +58,13 @@ def _postgres(address: str) -> str:
         return str(connection.execute("SHOW server_version").fetchone()[0]).split()[0]
 
 
+def _kafka(address: str) -> str:
+    """A Kafka broker says which requests it takes, and not who it is."""
+    return UNKNOWN
+
+
 _ASK: dict[str, Callable[[str], str]] = {
+    "kafka": _kafka,
     "nats": _nats,
     "postgres": _postgres,
     "rabbitmq": _rabbitmq,

@@ -32,6 +32,7 @@ class Server(NamedTuple):
 
 
 SERVERS = {
+    "kafka": Server("Kafka", "PEERS_KAFKA", "kafka://127.0.0.1:9092", "java"),
     "nats": Server("NATS", "PEERS_NATS", "nats://127.0.0.1:4222", "nats-server"),
     "postgres": Server("PostgreSQL", "PEERS_POSTGRES", "postgresql://postgres@127.0.0.1:5432/postgres", "postgres"),
     "rabbitmq": Server("RabbitMQ", "PEERS_RABBITMQ", "amqp://guest:guest@127.0.0.1:5672/", "beam.smp"),

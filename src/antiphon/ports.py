@@ -244,6 +244,13 @@ class Unit(Protocol):
     async def move_position(self, name: str, seq: int) -> None:
         """Note that everything up to *seq* of *name* has been taken. Positions never go back."""
 
+    async def fence(self, lease: Lease) -> None:
+        """Let nobody take the lease, or settle by it, from now until the unit ends. Raises LeaseLost.
+
+        `open_keys` tells what was open a moment ago: whoever parks by that, beside attempts that may end meanwhile,
+        asks for this first.
+        """
+
     async def open_keys(self, lease: Lease, keys: Iterable[str]) -> frozenset[str]:
         """Which of *keys* have a delivery of the handler that is not over. Without any, *keys* is not read."""
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from antiphon.ports import LoggedEvent, Unreadable
+from antiphon.ports import Bus, LoggedEvent, Unreadable
 from antiphon.testing.conformance.bus import A, B, events_of, opened
 from antiphon.testing.conformance.engines import buses_of
 from antiphon.testing.conformance.kit import envelope
@@ -31,7 +32,7 @@ async def test_ids_that_differ_in_spaces_are_two_events(tmp_path: Path) -> None:
         assert [each.envelope for each in found] == sent
 
 
-@pytest.mark.parametrize("places", ["999999", "1,999999", "9" * 30, "9" * 5_000, "-1", "x"])
+@pytest.mark.parametrize("places", ["0", "999999", "1,999999", "9" * 30, "9" * 5_000, "-1", "x"])
 async def test_pieces_that_are_not_there_block_nobody(places: str, tmp_path: Path) -> None:
     """Whoever may publish may write anything into a header."""
     async with buses_of(NATS, await required(NATS)) as make, opened(make, tmp_path) as (bus,):
@@ -39,8 +40,48 @@ async def test_pieces_that_are_not_there_block_nobody(places: str, tmp_path: Pat
         headers = {"antiphon-pieces": places, "content-type": STRUCTURED}
         await mine._js().publish(f"{mine._prefix}.somebody.anything", b"", headers=headers)
         await bus.send("s", 0, 1, [envelope(1)])
+        await _comes_after_what_cannot_be_read(bus)
+
+
+#: The server's own words as somebody's message, headers that are no text, and fewer bytes than any header has.
+HEADERS = {
+    "no messages": b"NATS/1.0\r\nStatus: 404\r\n\r\n",
+    "time-out": b"NATS/1.0\r\nStatus: 408\r\nNats-Pending-Messages: x\r\n\r\n",
+    "nobody there": b"NATS/1.0 503\r\n\r\n",
+    "a status that is no text": b"NATS/1.0 \xff\xfe\xff\r\n\r\n",
+    "a description that is no text": b"NATS/1.0 404 \xff\xfe\xff\r\n\r\n",
+    "a name that is no text": b"NATS/1.0\r\n\xff: x\r\nce-\x00: 1\r\n\r\n",
+    "too short": b"NATS",
+}
+
+
+@pytest.mark.parametrize("headers", HEADERS.values(), ids=HEADERS)
+async def test_headers_that_are_none_block_nobody(headers: bytes, tmp_path: Path) -> None:
+    """The connection is read on, and what comes after them comes, confirmations too."""
+    url = await required(NATS)
+    async with buses_of(NATS, url) as make, opened(make, tmp_path) as (bus,):
+        mine: Any = bus
+        await put_raw(url, f"{mine._prefix}.somebody.anything", headers)
+        await bus.send("s", 0, 1, [envelope(1)])
+        await _comes_after_what_cannot_be_read(bus)
+
+
+async def put_raw(url: str, subject: str, headers: bytes) -> None:
+    """Publish a message without data, by the protocol alone."""
+    reader, writer = await asyncio.open_connection(*url.rpartition("/")[2].split(":"))
+    try:
+        writer.write(b'CONNECT {"verbose":false,"headers":true}\r\n')
+        writer.write(b"HPUB %s %d %d\r\n%s\r\nPING\r\n" % (subject.encode(), len(headers), len(headers), headers))
+        while await reader.readline() != b"PONG\r\n":
+            pass
+    finally:
+        writer.close()
+
+
+async def _comes_after_what_cannot_be_read(bus: Bus) -> None:
+    async with asyncio.timeout(30):
         while len(found := await bus.receive("receiver", {A: 0, B: 0}, 10)) < 2:
             pass
-        hostile, good = found
-        assert isinstance(hostile, Unreadable)
-        assert isinstance(good, LoggedEvent)
+    hostile, good = found
+    assert isinstance(hostile, Unreadable)
+    assert isinstance(good, LoggedEvent)

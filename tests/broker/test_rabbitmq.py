@@ -86,6 +86,26 @@ async def test_an_id_that_is_too_long_for_a_message_is_sent(tmp_path: Path) -> N
         assert found.envelope == event
 
 
+async def test_a_queue_that_was_removed_is_made_again(tmp_path: Path) -> None:
+    """The broker ends what consumes it, on a connection that goes on: the receiver is told, and has another one."""
+    lost = asyncio.Event()
+    async with buses_of(RABBITMQ, await required(RABBITMQ)) as make, opened(make, tmp_path) as (bus,):
+        mine: Any = bus
+        await bus.send("s", 0, 1, [envelope(1)])
+        reader = Reader(bus)
+        assert await reader.until(1) == [1]
+        bus.listen([A, B], lost.set)
+        await (await mine._channel()).queue_delete(mine._queue("receiver"))
+        async with asyncio.timeout(30):
+            await lost.wait()
+        with pytest.raises(BusError):
+            await reader.read()
+        await insist(reader.read)
+        await bus.expect({"receiver": [A, B]})
+        await bus.send("s", 1, 2, [envelope(2)])
+        assert await reader.until(2) == [1, 2]
+
+
 async def _received(bus: Bus, count: int) -> list[LoggedEvent | Unreadable]:
     """The first *count* of whatever comes."""
     found: list[LoggedEvent | Unreadable] = []

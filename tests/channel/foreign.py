@@ -102,9 +102,23 @@ class RabbitMQ(Foreign):
         self._channel = await self._connection.channel()
         self.out = f"out_{self.mark}"
         self._events: list[dict[str, Any]] = []
+        await self.make()
+        await self._channel.basic_consume(self.out, self._take, no_ack=True)
+
+    async def make(self) -> None:
+        """Make the queues that are not there."""
         for queue in (*self.places, self.out):
             await self._channel.queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum"})
-        await self._channel.basic_consume(self.out, self._take, no_ack=True)
+
+    async def count(self, queue: str) -> int:
+        """How many messages lie in a queue."""
+        declared = await self._channel.queue_declare(queue, passive=True)
+        return declared.message_count or 0
+
+    async def remove(self) -> None:
+        """Remove the queues to send to."""
+        for queue in self.places:
+            await self._channel.queue_delete(queue)
 
     async def close(self) -> None:
         await self._connection.close()
@@ -188,6 +202,14 @@ class RedisStreams(Foreign):
     async def taken(self) -> list[dict[str, Any]]:
         return [json.loads(fields[b"event"]) for _, fields in await self._client.xrange(self.out)]
 
+    async def count(self, stream: str) -> int:
+        """How many entries a stream has."""
+        return int(await self._client.xlen(stream))
+
+    async def make_none(self, stream: str) -> None:
+        """Have something else at the place of a stream."""
+        await self._client.set(stream, "none")
+
 
 class Nats(Foreign):
     """Subjects of one stream."""
@@ -202,6 +224,10 @@ class Nats(Foreign):
         await self._js.add_stream(name=f"s_{self.mark}", subjects=[f"{self.mark}.>"])
         self._events: list[dict[str, Any]] = []
         self._subscription = await self._js.subscribe(self.out, cb=self._take, ordered_consumer=True)
+
+    async def count(self, subject: str) -> int:
+        """How many messages the stream of a subject has."""
+        return (await self._js.stream_info(await self._js.find_stream_name_by_subject(subject))).state.messages
 
     async def close(self) -> None:
         await self._js.delete_stream(f"s_{self.mark}")

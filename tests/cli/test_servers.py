@@ -53,18 +53,28 @@ def at(
 
 
 def test_status_and_doctor_find_the_stores(server: tuple[str, str], at: list[str], answer: Answer, here: Path) -> None:
-    """Each store with its handlers, the bus last; the server is fit."""
+    """Each store with its handlers, the bus last, by its name without a prefix; the server is fit."""
     app, *place = at
-    code, found, _ = answer("status", *place)
-    assert code == Exit.OK
-    prefix = f"{app.partition(':')[2]}_" if server[0] == "postgres" else ""
-    assert [store["store"] for store in found["stores"]] == [f"{prefix}{name}" for name in APPS[app]]
+    for more in ((), (app,)):
+        code, found, _ = answer("status", *more, *place)
+        assert code == Exit.OK
+        assert [store["store"] for store in found["stores"]] == APPS[app]
     handlers = {each["handler"]: each for store in found["stores"] for each in store["handlers"]}
     bill = handlers["billing.bill"]
     assert (bill["handled"], bill["lag"], bill["counts"]["error"], bill["counts"]["failed"]) == (1, 0, 1, 1)
     code, found, _ = answer("doctor", *place)
     assert code == Exit.OK
     assert {"stores", "server", CHECKS[server[0]]} <= {check["name"] for check in found["checks"]}
+
+
+def test_what_waits_is_found(at: list[str], answer: Answer, here: Path) -> None:
+    """For the services of the app; one that it lacks is no reason to say that nothing waits."""
+    app, *place = at
+    code, found, _ = answer("lag", app, *place)
+    assert (code, sorted(found["services"])) == (Exit.OK, ["billing", "counter", "shop"])
+    code, _, said = answer("lag", app, *place, "--services", "shop,nix")
+    assert code == Exit.FINDINGS
+    assert "no service nix" in said
 
 
 def test_events_are_found_and_traced(

@@ -51,7 +51,9 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().out == f"antiphon {__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [[], ["nothing"], ["status", "--nothing"], ["dead"], ["tail", "--limit", "0"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["nothing"], ["status", "--nothing"], ["dead"], ["tail", "--limit", "0"], ["status", "--store="]]
+)
 def test_wrong_usage_is_two(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Wrong arguments end with 2 and say what is right, on stderr alone."""
     assert main(arguments) == Exit.USAGE

@@ -260,6 +260,11 @@ def test_a_password_is_shown_to_nobody() -> None:
 
     where = address("mariadb://me:se%40cret@db:3307/shop?ssl=verify", "svc")
     assert (where.password, where.database, where.shown) == ("se@cret", "shop_svc", "mariadb://me@db:3307/shop_svc")
+    with pytest.raises(StoreError, match="certificates cannot be read"):
+        address("mariadb://db/app?ssl_ca=/nothing&ssl=verify", "svc").tls()
+    with pytest.raises(DeclarationError, match="its port is no number") as refused:
+        address("mariadb://me:se/cret@db/app", "svc")
+    assert "cret" not in str(refused.value)
     for bad in ("postgresql://db/app", "mariadb://db", "mariadb://db/app?pooler=x", "mariadb://db/app?ssl=maybe"):
         with pytest.raises(DeclarationError):
             address(bad, "svc")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from antiphon.errors import DeclarationError, StoreError
-from tests.store.postgres import OnPostgres, on_postgres
+from antiphon.runtime.clock import SystemClock
+from tests.store.postgres import OnPostgres, name_of, on_postgres
 from tests.store.served import notes
 
 if TYPE_CHECKING:
@@ -107,14 +109,50 @@ def test_marks_become_numbers(written: str, sent: str) -> None:
 # ---------------------------------------------------------------------- addresses and versions
 
 
+async def test_a_role_needs_no_right_to_make_the_schema_that_it_has(server: OnPostgres, tmp_path: Path) -> None:
+    """Without either, it is told what to ask for."""
+    from antiphon.store.postgres.connection import address
+    from antiphon.store.postgres.store import PostgresStore
+
+    role, schema = f"role_{name_of(tmp_path)}", name_of(tmp_path)
+    named = server.url.replace("://postgres@", f"://{role}:secret@")
+    store = PostgresStore(address(named, schema), clock=SystemClock(), owner="one")
+    async with await psycopg.AsyncConnection.connect(server.url, autocommit=True) as admin:
+        await admin.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret'")
+        try:
+            with pytest.raises(StoreError, match=f'CREATE SCHEMA "{schema}" AUTHORIZATION "{role}"'):
+                await store.open()
+            await admin.execute(f"CREATE SCHEMA {schema} AUTHORIZATION {role}")
+            await store.open()
+            await store.close()
+        finally:
+            await admin.execute(f"DROP OWNED BY {role} CASCADE")
+            await admin.execute(f"DROP ROLE {role}")
+
+
+async def test_a_server_that_is_not_there_is_no_promise_to_try_again() -> None:
+    """Who starts on it ends with what to look at."""
+    from antiphon.store.postgres.connection import address, connect
+
+    with pytest.raises(StoreError, match="Check that the server is there") as refused:
+        await connect(address("postgresql://me:secret@127.0.0.1:1/app", "svc"))
+    assert "secret" not in str(refused.value)
+
+
 async def test_a_password_is_shown_to_nobody(make: Make) -> None:
     """Errors and status name user, host and schema."""
     from antiphon.store.postgres.connection import address
 
     assert "secret" not in address("postgresql://me:secret@db:5432/app?sslmode=require", "svc").shown
-    for bad in ("mysql://db/app", "postgresql://db/app?pooler=session"):
+    for bad in ("mysql://db/app", "postgresql://db/app?pooler=session", "postgresql://db/app?shcema=x"):
         with pytest.raises(DeclarationError):
             address(bad, "svc")
+    for bad in ("me:secret@db:54x2/app", "me:12/secret@db/app", "me:se?cret@db/app", "me:se#cret@db/app", "db?se@c=1"):
+        with pytest.raises(DeclarationError) as refused:
+            address(f"postgresql://{bad}", "svc")
+        assert "cret" not in str(refused.value)
+    several = address("postgresql://me:secret@one:5432,[::1]:5433,three/app?schema=s_", "svc")
+    assert (several.schema, several.name) == ("s_svc", "svc")
     with pytest.raises(DeclarationError):
         address("postgresql://db/app", "no such name")
 

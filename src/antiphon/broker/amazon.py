@@ -24,7 +24,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.loaders import create_loader
 
 from antiphon.broker.feed import PATIENCE_S
-from antiphon.broker.naming import is_plain, plain, quoted
+from antiphon.broker.naming import checked, is_plain, plain, quoted
 from antiphon.errors import DeclarationError, Undecodable
 from antiphon.model.envelope import Envelope
 from antiphon.wire import from_attributes, from_structured, to_attributes, to_structured
@@ -53,16 +53,12 @@ class Place(NamedTuple):
 
 def place_at(url: str, known: Collection[str]) -> Place:
     """The place at *url*, whose options may be those *known* and ``region``. Raises DeclarationError."""
-    parts = urlsplit(url)
+    parts = urlsplit(checked(url, (*known, "region")))
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     here = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
     if "@" in parts.netloc:
         raise DeclarationError(
             f"the URL of {here} has a user", mend="The credentials are those of the environment, a profile or a role"
-        )
-    if unknown := options.keys() - {*known, "region"}:
-        raise DeclarationError(
-            f"{here} knows no option {min(unknown)!r}", mend=f"There are: {', '.join(sorted({*known, 'region'}))}"
         )
     region = options.pop("region", None)
     if parts.port is None:

@@ -16,6 +16,8 @@ from pamqp import decode
 
 from antiphon.broker.naming import plain
 
+#: What the library reads of a URL.
+OPTIONS = ("heartbeat", "timeout", "auth", "cafile", "capath", "cadata", "certfile", "keyfile", "no_verify_ssl")
 _LONGEST = 255
 _LENGTH = struct.Struct(">I")
 _TIME_SIZE = 8

@@ -36,14 +36,15 @@ def bus_at(url: str, app: str, *, keep: timedelta) -> MakeBus:
     ``?name=...`` in the URL names the bus otherwise than the app, so that several apps can share one, or one app have
     several. Raises DeclarationError for a URL that is no bus's, and where its library is not installed.
     """
-    scheme = url.partition("://")[0]
+    scheme, separator, _ = url.partition("://")
     url, name = without_name(url)
     bus_name = app if name is None else name
     if not _NAME.fullmatch(bus_name):
         raise DeclarationError(f"{bus_name!r} is no name of a bus", mend="Lower-case letters, digits and _")
     if scheme not in _BUSES:
         known = ", ".join(f"{each}://" for each in _BUSES)
-        raise DeclarationError(f"no bus is known at {shown(url)!r}", mend=f"There are: {known}")
+        what = f"no bus is known at {shown(url)!r}" if separator else "the address of the bus is no URL"
+        raise DeclarationError(what, mend=f"There are: {known}")
     module, class_name, extra = _BUSES[scheme]
     try:
         bus_class: Callable[..., Bus] = getattr(import_module(f"antiphon.broker.{module}"), class_name)

@@ -127,7 +127,8 @@ class Feeds(ABC):
         feed = self._feeds.get(receiver)
         if feed is not None and feed.error is not None:
             del self._feeds[receiver]
-            raise BusError(f"it cannot be read: {feed.error}", where=self._where, mend=AGAIN) from feed.error
+            what = feed.error.what if isinstance(feed.error, BusError) else str(feed.error)
+            raise BusError(f"it cannot be read: {what}", where=self._where, mend=AGAIN) from feed.error
         if feed is None or not feed.fits(after):
             if feed is not None:
                 await feed.close()

@@ -1,6 +1,7 @@
 """JetStream's protocol for publishing and pulling many messages, on a connection of nats-py.
 
-The client's own calls make a task, a timer or a future for each message, which cost more than the message.
+The client's own calls make a task, a timer or a future for each message, which cost more than the message. And they
+take a message of anybody's for the server's word, if its headers say so; here only what is no message of a stream is.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -22,6 +23,26 @@ _STATUS, _PENDING = "Status", "Nats-Pending-Messages"
 #: How long the server may be silent beyond what it was asked to wait.
 _SLACK_S = 5.0
 _Sent = tuple[str, bytes, dict[str, str]]
+
+
+class TolerantClient(Client):
+    """A client that reads on behind headers that are none.
+
+    nats-py ends its reading of the connection at them, without a word; and the message comes again on the next one.
+    """
+
+    async def _process_headers(self, headers: Any) -> dict[str, str] | None:
+        try:
+            return await super()._process_headers(headers)
+        except (ValueError, IndexError):
+            return None
+
+
+async def connected(url: str, **options: Any) -> Client:
+    """A client at *url*, with the options of nats-py. Raises what it does."""
+    client = TolerantClient()
+    await client.connect(url, **options)
+    return client
 
 
 class Place(NamedTuple):
@@ -118,8 +139,9 @@ async def pulled(client: Client, stream: str, consumer: str, wait_s: float) -> A
                     message = await came.get()
             else:
                 message = came.get_nowait()
-            status = (message.headers or {}).get(_STATUS) if not message.data else None
-            if status is None:
+            status = (message.headers or {}).get(_STATUS)
+            if message.reply or status is None:
+                # It has a place in the stream, whatever its headers call it.
                 asked -= 1
                 yield message
             elif status in ("404", "408"):

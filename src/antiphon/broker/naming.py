@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from collections.abc import Collection
+from urllib.parse import parse_qsl, urlencode
+
+from antiphon.errors import DeclarationError
 
 _QUERY = re.compile("[?#]")
+_PORT = re.compile(r"^([^:]*|\[.*\])(:[0-9]{0,5})?$")
 _PLAIN = re.compile(r"[A-Za-z0-9_.:-]{1,120}")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
 
@@ -28,10 +32,29 @@ def plain(text: str) -> str:
 
 def without_name(url: str) -> tuple[str, str | None]:
     """*url* without ``name=...`` in its query, and that name."""
-    parts = urlsplit(url)
-    query = dict(parse_qsl(parts.query))
-    name = query.pop("name", None)
-    return parts._replace(query=urlencode(query)).geturl(), name
+    login, at, place = url.rpartition("@")
+    place, _, options = place.partition("?")
+    query = dict(parse_qsl(options, keep_blank_values=True))
+    if "name" not in query:
+        return url, None
+    name = query.pop("name")
+    return f"{login}{at}{place}{'?' if query else ''}{urlencode(query)}", name
+
+
+def checked(url: str, known: Collection[str] = ()) -> str:
+    """*url*, if its port is a number and its options are among those *known*. Raises DeclarationError: a client would
+    pass over what it does not know, or try for ever what cannot be. Nothing before the last @ is looked at or shown."""
+    login, _, place = url.partition("://")[2].rpartition("@")
+    if any(mark in login for mark in "/?#"):
+        mend = "In a user or password / ? # @ : are written %2F %3F %23 %40 %3A"
+        raise DeclarationError("it cannot be read", where=shown(url), mend=mend)
+    place, _, options = place.partition("?")
+    if not _PORT.search(_QUERY.split(place.partition("/")[0])[0]):
+        raise DeclarationError("its port is no number", where=shown(url))
+    if unknown := sorted(dict(parse_qsl(options, keep_blank_values=True)).keys() - set(known)):
+        mend = f"There are: {', '.join(('name', *known))}"
+        raise DeclarationError(f"no option {unknown[0]!r}", where=shown(url), mend=mend)
+    return url
 
 
 def shown(url: str) -> str:

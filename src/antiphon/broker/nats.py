@@ -17,11 +17,11 @@ from datetime import timedelta
 import nats
 from nats.aio.client import Client
 from nats.js import JetStreamContext, api
-from nats.js.errors import KeyNotFoundError, NoKeysError, NotFoundError
+from nats.js.errors import BadRequestError, KeyNotFoundError, NoKeysError, NotFoundError
 
 from antiphon.broker.feed import AGAIN, PATIENCE_S, Feed, Feeds
-from antiphon.broker.jetstream import Confirmations, place_of, pulled
-from antiphon.broker.naming import plain, quoted, shown
+from antiphon.broker.jetstream import Confirmations, connected, place_of, pulled
+from antiphon.broker.naming import checked, plain, quoted, shown
 from antiphon.broker.waves import waves
 from antiphon.errors import BusError, InvalidEvent, PayloadTooLarge, Undecodable
 from antiphon.model.envelope import Envelope
@@ -48,7 +48,7 @@ class NatsBus(Feeds):
     abilities: frozenset[Ability] = frozenset({"order", "rereads"})
 
     def __init__(self, url: str, *, name: str, clock: Clock, keep: timedelta) -> None:
-        self._url = url
+        self._url = checked(url)
         super().__init__(shown(url))
         self._stream = f"antiphon_{name}"
         self._prefix = f"antiphon.{name}"
@@ -58,22 +58,30 @@ class NatsBus(Feeds):
         self._client: Client | None = None
         self._stream_client: JetStreamContext | None = None
         self._sending: Confirmations | None = None
+        self._trouble = ""
 
     async def open(self) -> None:
         """Connect; the client connects again by itself from then on. Raises BusError."""
         if self._client is not None and not self._client.is_closed:
             return
-        async with self._translated("cannot be reached", nats.errors.Error):
-            self._client = await nats.connect(
-                self._url,
-                name=self._prefix,
-                allow_reconnect=True,
-                max_reconnect_attempts=-1,
-                reconnect_time_wait=0.5,
-                connect_timeout=PATIENCE_S,
-                error_cb=_nothing,
-                disconnected_cb=self._lost,
-            )
+        # The library tries by itself, and tells what is wrong apart from that it has come to nothing.
+        self._trouble = ""
+        try:
+            async with self._translated("cannot be reached", nats.errors.Error):
+                self._client = await connected(
+                    self._url,
+                    name=self._prefix,
+                    allow_reconnect=True,
+                    max_reconnect_attempts=-1,
+                    reconnect_time_wait=0.5,
+                    connect_timeout=PATIENCE_S,
+                    error_cb=self._failed,
+                    disconnected_cb=self._lost,
+                )
+        except BusError as error:
+            if not self._trouble:
+                raise
+            raise BusError(f"it cannot be reached: {self._trouble}", where=self._where, mend=AGAIN) from error
         # One for all calls: each listens for the answers to what it has sent.
         self._stream_client = self._client.jetstream(timeout=PATIENCE_S)
         self._sending = Confirmations(self._client, self._where)
@@ -168,8 +176,13 @@ class NatsBus(Feeds):
 
     def _js(self) -> JetStreamContext:
         if self._stream_client is None or self._client is None or not self._client.is_connected:
-            raise BusError("it is not connected", where=self._where, mend=AGAIN)
+            trouble = f": {self._trouble}" if self._trouble else ""
+            raise BusError(f"it is not connected{trouble}", where=self._where, mend=AGAIN)
         return self._stream_client
+
+    async def _failed(self, error: Exception) -> None:
+        """What breaks is raised where it is waited for; the client connects again by itself."""
+        self._trouble = str(error) or type(error).__name__
 
     async def _lost(self) -> None:
         """What was on its way is lost with the connection: a feed is made anew from its position, what was not
@@ -238,12 +251,8 @@ class NatsBus(Feeds):
         for place in places.split(","):
             try:
                 body += (await self._js().get_msg(self._stream, int(place))).data or b""
-            except NotFoundError as error:
+            except (NotFoundError, BadRequestError) as error:
                 raise Undecodable("CloudEvent", f"header {_PIECES}", f"there is nothing at {place}") from error
             if len(body) > _LARGEST:
                 raise PayloadTooLarge("CloudEvent", f"header {_PIECES}", f"more than {_LARGEST:,} bytes")
         return bytes(body)
-
-
-async def _nothing(_: Exception) -> None:
-    """What breaks is raised where it is waited for; the client connects again by itself."""

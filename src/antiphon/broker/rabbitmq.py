@@ -22,9 +22,9 @@ from aiormq.abc import AbstractChannel, AbstractConnection, DeliveredMessage
 from aiormq.exceptions import AMQPError, ChannelInvalidStateError
 from pamqp.commands import Basic
 
-from antiphon.broker.amqp import message_id, tolerate
+from antiphon.broker.amqp import OPTIONS, message_id, tolerate
 from antiphon.broker.feed import AGAIN, Feed
-from antiphon.broker.naming import quoted, shown
+from antiphon.broker.naming import checked, quoted, shown
 from antiphon.broker.numbered import NumberedFeeds
 from antiphon.broker.waves import waves
 from antiphon.errors import BusError, InvalidEvent
@@ -48,7 +48,7 @@ class RabbitBus(NumberedFeeds[int]):
 
     def __init__(self, url: str, *, name: str, clock: Clock, keep: timedelta) -> None:
         super().__init__(shown(url), clock)
-        self._url = url
+        self._url = checked(url, OPTIONS)
         self._exchange = f"antiphon.{name}"
         self._connection: AbstractConnection | None = None
         self._publishing: AbstractChannel | None = None
@@ -138,10 +138,12 @@ class RabbitBus(NumberedFeeds[int]):
             await self._channels[receiver].basic_ack(tags[-1], multiple=True)
 
     async def _fill(self, feed: Feed) -> None:
-        await self._channel()
+        # Who removed the queue had it ended here; whoever is to receive has it again, and not when it starts next.
+        await self.expect({feed.receiver: sorted(feed.types)})
         channel = self._channels[feed.receiver] = await self._new_channel()
         self._begin(feed)
         came: asyncio.Queue[DeliveredMessage | None] = asyncio.Queue()
+        channel.on_consumer_cancel_callbacks.add(lambda _: came.put_nowait(None))
         async with self._translated("cannot be consumed", *_ERRORS):
             await channel.basic_qos(prefetch_count=_PREFETCH)
             await channel.basic_consume(self._queue(feed.receiver), came.put)
@@ -151,7 +153,7 @@ class RabbitBus(NumberedFeeds[int]):
             while (message := await came.get()) is not None:
                 event = self._event(feed.position + 1, message, feed.types)
                 await self._came(feed, message.delivery_tag or 0, event)
-            raise BusError("the connection was lost", where=self._where, mend=AGAIN)
+            raise BusError("the connection was lost, or the queue", where=self._where, mend=AGAIN)
         finally:
             if not channel.is_closed:
                 await channel.close()

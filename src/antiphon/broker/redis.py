@@ -19,8 +19,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from antiphon.broker.feed import PATIENCE_S, Feed, Feeds
-from antiphon.broker.naming import shown
-from antiphon.errors import BusError, InvalidEvent
+from antiphon.broker.naming import checked, shown
+from antiphon.errors import BusError, DeclarationError, InvalidEvent
 from antiphon.model.envelope import Envelope
 from antiphon.model.retry import milliseconds
 from antiphon.ports import Ability, Clock, LoggedEvent, Unreadable
@@ -48,6 +48,21 @@ return tonumber(ARGV[3])
 """
 
 
+def client_at(url: str, patience_s: float) -> Redis:
+    """A client that is not connected yet. Raises DeclarationError for what the library does not understand."""
+    login, at, place = url.rpartition("@")
+    checked(f"{login}{at}{place.partition('?')[0]}")
+    try:
+        client = Redis.from_url(url, socket_connect_timeout=patience_s, socket_timeout=patience_s)
+        # It would find out about its options when it connects, each time anew.
+        client.connection_pool.connection_class(**client.connection_pool.connection_kwargs)
+    except (TypeError, ValueError) as error:
+        what = str(error).partition("() got an ")[2] or str(error)
+        mend = "There are name=, and those of redis-py, such as db= and ssl_ca_certs="
+        raise DeclarationError(what, where=shown(url), mend=mend) from error
+    return client
+
+
 class RedisBus(Feeds):
     """A bus on a Redis stream (``ports.Bus``). *keep*: what was taken stays readable for so long."""
 
@@ -61,7 +76,7 @@ class RedisBus(Feeds):
         self._keep_ms = milliseconds(keep)
         self._purged_ms = clock.now_ms()
         # What its commands return is typed as everything that it could be in any version of the protocol.
-        self._client: Any = Redis.from_url(url, socket_connect_timeout=PATIENCE_S, socket_timeout=PATIENCE_S)
+        self._client: Any = client_at(url, PATIENCE_S)
         self._script = self._client.register_script(_SEND)
 
     async def open(self) -> None:

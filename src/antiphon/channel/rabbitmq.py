@@ -18,8 +18,9 @@ from aiormq.abc import AbstractChannel, AbstractConnection, DeliveredMessage
 from aiormq.exceptions import AMQPError, ChannelInvalidStateError, PublishError
 from pamqp.commands import Basic
 
-from antiphon.broker.amqp import message_id, tolerate
-from antiphon.broker.naming import shown
+from antiphon.broker.amqp import OPTIONS, message_id, tolerate
+from antiphon.broker.naming import checked, shown
+from antiphon.broker.waves import waves
 from antiphon.channel.helping import split, text, translated
 from antiphon.errors import BusError
 from antiphon.model.channels import ChannelSpec, Message
@@ -37,6 +38,7 @@ class _Connected:
 
     def __init__(self, channel: ChannelSpec, clock: Clock) -> None:
         self._spec = channel
+        self._url = checked(channel.url, OPTIONS)
         self._where = shown(channel.url)
         self._clock = clock
         self._connection: AbstractConnection | None = None
@@ -44,7 +46,7 @@ class _Connected:
 
     async def _connect(self, queues: Sequence[str]) -> None:
         async with translated(self._where, "cannot be reached", *_ERRORS):
-            self._connection = await aiormq.connect(self._spec.url)
+            self._connection = await aiormq.connect(self._url)
             self._channel = await self._connection.channel(publisher_confirms=True, on_return_raises=True)
         for queue in queues:
             async with translated(self._where, f"cannot use queue {queue!r}", *_ERRORS):
@@ -75,6 +77,8 @@ class ChannelSource(_Connected):
         queues = list(self._spec.inbound)
         await self._connect(queues)
         self._came: asyncio.Queue[tuple[str, DeliveredMessage] | None] = asyncio.Queue()
+        # A queue that is removed, and may be made again, ends what consumes it, and not the connection.
+        self._channel.on_consumer_cancel_callbacks.add(lambda _: self._came.put_nowait(None))
         async with translated(self._where, "cannot be consumed", *_ERRORS):
             await self._channel.basic_qos(prefetch_count=_PREFETCH)
             for queue in queues:
@@ -94,7 +98,7 @@ class ChannelSource(_Connected):
             came.append(self._came.get_nowait())
         messages = [self._message(*each) for each in came if each is not None]
         if not messages:
-            raise BusError("the connection was lost", where=self._where)
+            raise BusError("the connection was lost, or a queue", where=self._where)
         if None in came:
             self._came.put_nowait(None)
         return messages
@@ -129,16 +133,17 @@ class ChannelSink(_Connected):
 
     async def send(self, messages: Sequence[Message]) -> Mapping[int, str]:
         """Publish all; returns when each is held by every queue that it goes to. Raises BusError."""
-        async with translated(self._where, "has not confirmed", *_ERRORS):
-            # In order: a channel takes one after the other, in the order in which they were begun.
-            confirms = await asyncio.gather(*map(self._publish, messages), return_exceptions=True)
-            for message, confirm in zip(messages, confirms, strict=True):
-                if isinstance(confirm, PublishError):
-                    raise BusError(f"no queue is bound to {message.topic!r}", where=self._where)
-                if isinstance(confirm, BaseException):
-                    raise confirm
-                if not isinstance(confirm, Basic.Ack):
-                    raise BusError(f"it refused a message to {message.topic!r}", where=self._where)
+        for wave in waves(messages):
+            async with translated(self._where, "has not confirmed", *_ERRORS):
+                # In order: a channel takes one after the other, in the order in which they were begun.
+                confirms = await asyncio.gather(*map(self._publish, wave), return_exceptions=True)
+                for message, confirm in zip(wave, confirms, strict=True):
+                    if isinstance(confirm, PublishError):
+                        raise BusError(f"no queue is bound to {message.topic!r}", where=self._where)
+                    if isinstance(confirm, BaseException):
+                        raise confirm
+                    if not isinstance(confirm, Basic.Ack):
+                        raise BusError(f"it refused a message to {message.topic!r}", where=self._where)
         return {}
 
     async def _publish(self, message: Message) -> Any:

@@ -14,10 +14,11 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from antiphon.broker.naming import shown
+from antiphon.broker.redis import client_at
+from antiphon.broker.waves import waves
 from antiphon.channel.helping import PATIENCE_S, text, translated
 from antiphon.channel.mapping import structured
 from antiphon.model.channels import ChannelSpec, Message
@@ -38,7 +39,7 @@ class _Connected:
         self._channel = channel
         self._where = shown(channel.url)
         # What its commands return is typed as everything that it could be in any version of the protocol.
-        self._client: Any = Redis.from_url(channel.url, socket_connect_timeout=PATIENCE_S, socket_timeout=PATIENCE_S)
+        self._client: Any = client_at(channel.url, PATIENCE_S)
 
     async def close(self) -> None:
         """Disconnect. Idempotent."""
@@ -113,11 +114,15 @@ class ChannelSink(_Connected):
 
     async def send(self, messages: Sequence[Message]) -> Mapping[int, str]:
         """Add all, in order. Raises BusError."""
-        async with translated(self._where, "has not confirmed", RedisError), self._client.pipeline(False) as pipeline:
-            for message in messages:
-                fields: dict[str, Any] = {"type": message.attributes.get("type", ""), "event": structured(message)}
-                pipeline.xadd(message.topic, fields if message.attributes else {"data": message.body})
-            await pipeline.execute()
+        for wave in waves(messages):
+            async with (
+                translated(self._where, "has not confirmed", RedisError),
+                self._client.pipeline(False) as pipeline,
+            ):
+                for message in wave:
+                    fields: dict[str, Any] = {"type": message.attributes.get("type", ""), "event": structured(message)}
+                    pipeline.xadd(message.topic, fields if message.attributes else {"data": message.body})
+                await pipeline.execute()
         return {}
 
 

@@ -41,6 +41,7 @@ def add_stores(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--store",
         metavar="URL",
+        type=url,
         default=os.environ.get(STORE) or None,
         help=f"the database that holds the stores: postgresql://, mariadb:// (default: ${STORE}, else files)",
     )
@@ -51,6 +52,7 @@ def add_bus(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bus",
         metavar="URL",
+        type=url,
         default=os.environ.get(BUS) or None,
         help=f"the broker between the services: nats://, redis://, amqp:// (default: ${BUS}, else as the app says)",
     )
@@ -59,6 +61,13 @@ def add_bus(parser: argparse.ArgumentParser) -> None:
 def add_json(parser: argparse._ActionsContainer, what: str = "one JSON object") -> None:
     """The switch to machine-readable output, as ``json``."""
     parser.add_argument("--json", action="store_true", help=f"print {what}")
+
+
+def url(text: str) -> str:
+    """A URL. One that is empty, as of a variable that is not set, would quietly mean something else."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty; name a URL, or leave the option out")
+    return text
 
 
 def span(text: str) -> timedelta:

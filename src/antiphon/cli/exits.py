@@ -27,7 +27,7 @@ MEANINGS: dict[Exit, str] = {
     Exit.OK: "done; `run` has drained",
     Exit.FINDINGS: "the answer is no: findings, a failed audit, nothing of that name, an event that its class refuses",
     Exit.USAGE: "wrong options or arguments",
-    Exit.STORE: "a store cannot be used: no data directory, disk full, damaged, locked, of another version",
+    Exit.STORE: "a store cannot be used: no data directory, server or rights; disk full; damaged, locked, too new",
     Exit.APPLICATION: "the application cannot be imported, or is declared wrongly",
     Exit.REFUSED: "it cannot be done here: a port that is taken, an extra that is not installed",
     Exit.BUG: "an error that nobody foresaw; `--debug` shows its traceback",

@@ -8,7 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from antiphon.cli import arguments, output
-from antiphon.cli.exits import Exit
+from antiphon.cli.exits import CommandError, Exit
 from antiphon.cli.loading import load
 from antiphon.cli.stores import open_stores
 
@@ -42,6 +42,10 @@ async def _show(options: argparse.Namespace) -> int:
         for desk in desks:
             for service, count in await desk.store.fetch_all(_WAITING):
                 waiting[service] += int(count)
+    if unknown := sorted(set(options.services or ()) - set(waiting)):
+        raise CommandError(
+            f"no service {', '.join(unknown)}", code=Exit.FINDINGS, mend=f"There are: {', '.join(sorted(waiting))}"
+        )
     found = {name: waiting[name] for name in sorted(waiting) if options.services is None or name in options.services}
     if options.json:
         output.emit({"waiting": sum(found.values()), "services": found})

@@ -145,12 +145,20 @@ async def _serving(
 def _facts(app: App, options: argparse.Namespace, url: str | None) -> dict[str, Any]:
     here = _services(options)
     services = [*app.services, *app.channels] if here is None else here
+    from antiphon.broker.naming import shown
+
+    store, bus = (
+        None if each is None else shown(each) for each in (options.store or app.store, options.bus or app.bus)
+    )
     data = os.path.realpath(options.data)
-    return {"ready": True, "app": app.name, "services": services, "url": url, "data": data, "pid": os.getpid()}
+    facts = {"ready": True, "app": app.name, "services": services, "url": url, "data": data, "store": store, "bus": bus}
+    return {**facts, "pid": os.getpid()}
 
 
 def _announce(facts: dict[str, Any], as_json: bool) -> None:
-    output.say(f"{facts['app']}: {', '.join(facts['services']) or 'no services'}, data in {facts['data']}")
+    bus = f", bus at {facts['bus']}" if facts["bus"] else ""
+    where = f"stores at {facts['store']}" if facts["store"] else f"data in {facts['data']}"
+    output.say(f"{facts['app']}: {', '.join(facts['services']) or 'no services'}, {where}{bus}")
     if facts["url"] is not None:
         output.say(f"gateway {facts['url']}")
         output.say(f"docs {facts['url']}/docs")

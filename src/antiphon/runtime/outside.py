@@ -70,7 +70,11 @@ class OutsideRunner:
         upto = lease.seq
         async with self._store.unit() as unit:
             keys = [attempt.key for attempt in attempts if attempt.fresh and attempt.key is not None]
-            blocked = set(await unit.open_keys(lease, keys)) if keys else set()
+            blocked: set[str] = set()
+            if keys:
+                # What is found open now must not end before something is parked behind it: nobody would call that.
+                await unit.fence(lease)
+                blocked.update(await unit.open_keys(lease, keys))
             for attempt in attempts:
                 key = attempt.key
                 if attempt.fresh and key is not None and key in blocked:

@@ -43,6 +43,8 @@ from antiphon.store.sqlite.place import LocalPlace, PlaceOf
 log = logging.getLogger("antiphon.runtime")
 
 _RESTART_AFTER_S = 1.0
+#: What a loop fails of again and again is logged so often.
+_SAY_EVERY_MS = 60_000
 #: A `SqlStore`; who knows the engine may reach for what is the engine's own.
 AnyStore = Any
 #: The gateway as a sender to the bus, and the log that it has where the bus is not one; no service bears this name.
@@ -253,15 +255,25 @@ class Runtime:
         self._tasks.append(asyncio.create_task(self._supervised(name, run), name=name))
 
     async def _supervised(self, name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run a loop again when it breaks: its state is in the store, so it goes on where it was."""
+        """Run a loop again when it breaks: its state is in the store, so it goes on where it was.
+
+        What is wrong is said when it is something else, and once a minute: a server that is away must not fill the log.
+        """
+        said: dict[str, int] = {}
         while True:
             try:
                 await run()
                 return
-            except (StoreError, BusError) as error:
-                log.error("%s waits %g s: %s", name, _RESTART_AFTER_S, error)
-            except Exception:
-                log.exception("%s broke; it is started again", name)
+            except Exception as error:
+                reason = f"{type(error).__name__}: {error}"
+                now_ms = self.clock.boot_ms()
+                said = {each: at_ms for each, at_ms in said.items() if now_ms - at_ms < _SAY_EVERY_MS}
+                if reason not in said:
+                    said[reason] = now_ms
+                    if isinstance(error, StoreError | BusError):
+                        log.error("%s waits %g s, and tries again: %s", name, _RESTART_AFTER_S, error)
+                    else:
+                        log.exception("%s broke; it is started again", name)
             await self.clock.sleep(_RESTART_AFTER_S)
 
     async def _look_after(self, store: SqlStore) -> None:

@@ -155,11 +155,11 @@ def engine_at(url: str | None, data: Path, place_of: PlaceOf = LocalPlace) -> En
     """The engine at *url*; files in *data* where there is none. Raises DeclarationError."""
     if url is None:
         return Files(data, place_of)
-    scheme = url.partition("://")[0]
-    if scheme not in _SERVERS:
+    scheme, separator, _ = url.partition("://")
+    if scheme not in _SERVERS or not separator:
         raise DeclarationError(
-            f"no store is known at {scheme}://",
-            mend="There are postgresql://user@host/database and mariadb://user@host/database",
+            f"no store is known at {scheme}://" if separator else "the store's address is no URL",
+            mend="There are postgresql://user@host/database and mariadb://user@host/database; files need none",
         )
     return _SERVERS[scheme](url)
 

@@ -119,6 +119,7 @@ class SqlUnit(ABC):
     async def line_up(self, lease: Lease, events: Sequence[tuple[LoggedEvent, str]], upto_seq: int) -> None:
         """Give fresh events rows, each in its lane; of a key only the first open one is due."""
         now = self._clock.now_ms()
+        await self.fence(lease)
         blocked = set(
             await self.open_keys(lease, [each.envelope.key for each, _ in events if each.envelope.key is not None])
         )
@@ -134,13 +135,14 @@ class SqlUnit(ABC):
     async def settle(self, lease: Lease, results: Sequence[Settled], upto_seq: int, plain: int = 0) -> None:
         """Apply verdicts and move the cursor. Raises LeaseLost when the fence has moved on."""
         now = self._clock.now_ms()
-        done = plain
+        done = plain + sum(type(result.verdict) is Done for result in results)
+        failed = sum(result.failure is not None for result in results)
+        # The fence comes first: what is parked behind one of these is there by now, or finds it gone (see `fence`).
+        await self._move_cursor(lease, upto_seq, done, failed, now)
         freed: set[str] = set()
         for result in results:
-            if type(result.verdict) is Done:
-                done += 1
-                if result.fresh:
-                    continue
+            if result.fresh and type(result.verdict) is Done:
+                continue
             await self._settle_row(lease.handler_id, result, now)
             if result.answer is not None:
                 await self.append([result.answer])
@@ -150,8 +152,6 @@ class SqlUnit(ABC):
         if freed:
             rows = [(self._store_ms, lease.handler_id, key) for key in sorted(freed)]
             await self.execute_many(self.query("promote_next"), rows)
-        failed = sum(result.failure is not None for result in results)
-        await self._move_cursor(lease, upto_seq, done, failed, now)
 
     async def _settle_row(self, handler_id: int, result: Settled, now: int) -> None:
         seq = result.event.seq
@@ -193,6 +193,11 @@ class SqlUnit(ABC):
         if upto_seq > lease.seq:
             await self.execute(self.query("mark_progress"), (lease.handler_id, upto_seq, now))
 
+    async def fence(self, lease: Lease) -> None:
+        """Let nobody take the lease, or settle by it, until the unit ends."""
+        if not await self.fetch_all(self.query("holds_lease"), (lease.handler_id, lease.epoch)):
+            raise LeaseLost("another worker has taken over", where=lease.handler)
+
     async def open_keys(self, lease: Lease, keys: Iterable[str]) -> frozenset[str]:
         """Which of *keys* have a delivery that is not over."""
         if not (await self.fetch_all(self.query("has_open"), (lease.handler_id,)))[0][0]:
@@ -221,8 +226,7 @@ class SqlUnit(ABC):
 
     async def put_effect(self, lease: Lease, effect: Effect) -> None:
         """Keep what is known of a call to the outside. Fenced."""
-        if not await self.fetch_all(self.query("holds_lease"), (lease.handler_id, lease.epoch)):
-            raise LeaseLost("another worker has taken over", where=lease.handler)
+        await self.fence(lease)
         await self.execute(self.query("put_effect"), effect_row(effect))
 
     async def move_position(self, name: str, seq: int) -> None:

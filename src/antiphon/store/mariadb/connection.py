@@ -23,6 +23,7 @@ from antiphon.store.mariadb.statements import Statement, understood
 #: MariaDB 10.6 is the first whose changes of tables are atomic, and that has JSON_TABLE.
 OLDEST = (10, 6)
 DUPLICATE, NO_DATABASE = 1062, 1049
+_NO_RIGHTS, _UNREACHABLE = 1044, 2003
 # The client's own errors: nothing more is read from that connection.
 _BROKEN = range(2000, 2070)
 #: Statements that a session keeps prepared. The server has room for 16,382 of all its sessions, if nobody says more.
@@ -66,14 +67,18 @@ class Address(msgspec.Struct, frozen=True):
         return f"mariadb://{user}{self.unix_socket or f'{self.host}:{self.port}'}/{self.database}"
 
     def tls(self) -> SSLContext | None:
-        """How to encrypt; None: not at all."""
+        """How to encrypt; None: not at all. Raises StoreError."""
         if self.ssl is None:
             return None
-        context = create_default_context(cafile=self.ssl_ca)
+        try:
+            context = create_default_context(cafile=self.ssl_ca)
+            if self.ssl_cert is not None:
+                context.load_cert_chain(self.ssl_cert, self.ssl_key)
+        except OSError as error:
+            mend = "ssl_ca=, ssl_cert= and ssl_key= name PEM files"
+            raise StoreError(f"its certificates cannot be read ({error})", where=self.shown, mend=mend) from error
         if self.ssl == "required":
             context.check_hostname, context.verify_mode = False, CERT_NONE
-        if self.ssl_cert is not None:
-            context.load_cert_chain(self.ssl_cert, self.ssl_key)
         return context
 
 
@@ -89,6 +94,11 @@ def address(url: str, name: str) -> Address:
     ``ssl_cert``, ``ssl_key``, ``unix_socket``. Raises DeclarationError.
     """
     parts = urlsplit(url)
+    try:
+        port = parts.port or 3306
+    except ValueError:
+        mend = "In a password / ? # @ : are written %2F %3F %23 %40 %3A"
+        raise DeclarationError("its port is no number", where="the store's address", mend=mend) from None
     if parts.scheme not in ("mariadb", "mysql"):
         raise DeclarationError(f"{parts.scheme}:// is no address of MariaDB", mend="mariadb://user@host/database")
     options = dict(parse_qsl(parts.query))
@@ -97,6 +107,8 @@ def address(url: str, name: str) -> Address:
         raise DeclarationError(f"{unknown[0]}= is not known", where="the store's address", mend=f"There is {known}")
     if options.get("ssl", "verify") not in ("verify", "required"):
         raise DeclarationError("ssl= is verify or required", where="the store's address")
+    if not parts.path.strip("/"):
+        raise DeclarationError("it names no database", where="the store's address", mend="mariadb://user@host/database")
     database = f"{unquote(parts.path.strip('/'))}_{name}"
     if not _NAME.fullmatch(database) or database.startswith("_"):
         raise DeclarationError(
@@ -106,7 +118,7 @@ def address(url: str, name: str) -> Address:
         name,
         database,
         parts.hostname or "localhost",
-        parts.port or 3306,
+        port,
         unquote(parts.username) if parts.username else None,
         unquote(parts.password or ""),
         **options,
@@ -286,7 +298,9 @@ async def _check(session: Session, version: str) -> None:
             mend="Use MariaDB 10.6 or newer, PostgreSQL or SQLite: nothing is promised, nor tried, on MySQL itself",
         )
     if (int(numbers[1]), int(numbers[2])) < OLDEST:
-        raise StoreError("the server is too old", where=session.where.shown, mend="Use MariaDB 10.6 or newer")
+        raise StoreError(
+            f"the server is too old ({version})", where=session.where.shown, mend="Use MariaDB 10.6 or newer"
+        )
 
 
 _LOCKED = frozenset((1020, 1205, 1213, 3572))
@@ -311,8 +325,13 @@ def store_error(error: Error, where: Address) -> StoreError | None:
         return StoreFull("the server's disk is full", where=shown, mend="Free some space; nothing was kept")
     if number in _CORRUPT:
         return StoreCorrupt(f"the server cannot read its data ({text})", where=shown, mend="Look at the server's log")
+    if number == _NO_RIGHTS:
+        mend = f"GRANT ALL ON `{where.database}`.* to this user"
+        return StoreError(text, where=shown, mend=mend)
     if number in _RIGHTS:
         return StoreError(text, where=shown, mend="Check database, user, password and rights")
+    if number == _UNREACHABLE:
+        return StoreError(text, where=shown, mend="Check that the server is there, and the URL: host, port, ssl")
     if number == 1153:
         return StoreError(text, where=shown, mend="Raise the server's max_allowed_packet; the work is tried again")
     if number in _GONE or isinstance(error, InterfaceError):

@@ -9,22 +9,28 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import msgspec
 import psycopg
-from psycopg import AsyncConnection, AsyncRawCursor, sql
+from psycopg import AsyncConnection, AsyncRawCursor, conninfo, sql
 
 from antiphon.errors import DeclarationError, StoreCorrupt, StoreError, StoreFull, StoreLocked
 
 #: PostgreSQL 13 is the first that tells what has become of a transaction by an id that never comes again.
 OLDEST = 130_000
 _NAME = re.compile(r"[a-z_][a-z0-9_.\-]{0,62}")
+_SERVER = re.compile(r"([^:]*|\[.*\])(:[0-9]{0,5})?")
+_PLACE = "the store's address"
+_ESCAPE = "In a password / ? # @ : are written %2F %3F %23 %40 %3A"
 _CONNECT_S = 10
+_WRONG = "Check that the server is there, and the URL: host, port, database, user, password, options"
 
 
 class Address(msgspec.Struct, frozen=True):
-    """A schema of a database. *pooled*: a pooler in transaction mode stands in between, so that a session keeps
-    nothing; *direct* is then where the one connection goes that listens."""
+    """A schema of a database: that of the store *name*, which a prefix may stand before. *pooled*: a pooler in
+    transaction mode stands in between, so that a session keeps nothing; *direct* is then where the one connection goes
+    that listens."""
 
     url: str
     schema: str
+    name: str
     pooled: bool = False
     direct: str | None = None
 
@@ -37,8 +43,8 @@ class Address(msgspec.Struct, frozen=True):
         return urlunsplit(parts._replace(netloc=f"{user}@{host[2]}" if user else host[2], query="")) + f"#{self.schema}"
 
 
-def address(url: str, schema: str) -> Address:
-    """The address of *schema* in the database at *url*: ``postgresql://user:password@host:port/database``.
+def address(url: str, name: str) -> Address:
+    """The address of the store *name* in the database at *url*: ``postgresql://user:password@host:port/database``.
 
     Of its options, ``pooler=transaction`` says that PgBouncer or its like stands in between, ``direct=`` gives the
     host and port behind it, ``schema=`` a prefix of the schemas' names; the others are libpq's.
@@ -49,16 +55,30 @@ def address(url: str, schema: str) -> Address:
         raise DeclarationError(f"{parts.scheme}:// is no address of PostgreSQL", mend="postgresql://user@host/database")
     options = dict(parse_qsl(parts.query))
     pooler, direct = options.pop("pooler", ""), options.pop("direct", None)
-    name = options.pop("schema", "") + schema
+    schema = options.pop("schema", "") + name
     if pooler not in ("", "transaction"):
-        raise DeclarationError(f"pooler={pooler} is not known", where="the store's address", mend="pooler=transaction")
-    if not _NAME.fullmatch(name):
-        raise DeclarationError(f"{name!r} is no name for a schema", where="the store's address")
+        raise DeclarationError(f"pooler={pooler} is not known", where=_PLACE, mend="There is pooler=transaction")
+    if not _NAME.fullmatch(schema):
+        mend = "schema= begins with a lower-case letter; letters, digits, _, . and - may follow"
+        raise DeclarationError(f"{schema!r} is no name for a schema", where=_PLACE, mend=mend)
+    # What follows may hold a part of the password, if that was not escaped: it is not shown.
+    if "@" in f"{parts.path}{parts.fragment}" or not all(map(_SERVER.fullmatch, _servers(parts.netloc))):
+        raise DeclarationError("its host or port is none", where=_PLACE, mend=_ESCAPE)
     parts = parts._replace(scheme="postgresql", query=urlencode(options, quote_via=quote))
+    try:
+        conninfo.conninfo_to_dict(urlunsplit(parts))
+    except psycopg.ProgrammingError as error:
+        what = "it cannot be read" if "@" in parts.query or "%40" in parts.query else str(error).strip()
+        mend = f"There are schema=, pooler=, direct=, and the options of libpq, such as sslmode=. {_ESCAPE}"
+        raise DeclarationError(what, where=_PLACE, mend=mend) from error
     behind = None
     if direct is not None:
         behind = urlunsplit(parts._replace(netloc=f"{parts.netloc.rpartition('@')[0]}@{direct}".lstrip("@")))
-    return Address(urlunsplit(parts), name, bool(pooler), behind)
+    return Address(urlunsplit(parts), schema, name, bool(pooler), behind)
+
+
+def _servers(netloc: str) -> list[str]:
+    return netloc.rpartition("@")[2].split(",")
 
 
 async def connect(where: Address, *, listens: bool = False) -> AsyncConnection:
@@ -76,8 +96,9 @@ async def connect(where: Address, *, listens: bool = False) -> AsyncConnection:
             options=options,
         )
     if connection.info.server_version < OLDEST:
+        version = connection.info.parameter_status("server_version")
         await connection.close()
-        raise StoreError("the server is too old", where=where.shown, mend="Use PostgreSQL 13 or newer")
+        raise StoreError(f"the server is too old ({version})", where=where.shown, mend="Use PostgreSQL 13 or newer")
     return connection
 
 
@@ -109,7 +130,7 @@ def store_error(error: psycopg.Error, where: Address) -> StoreError | None:
     if state[:2] in ("08", "57", "53", "25"):
         return StoreError(text, where=shown, mend="The work is tried again when the server answers")
     if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) and not state:
-        return StoreError(text or "the connection is gone", where=shown, mend="Is the server there? It is tried again")
+        return StoreError(text or "the connection is gone", where=shown, mend=_WRONG)
     return None
 
 

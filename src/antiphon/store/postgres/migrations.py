@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
-from psycopg import AsyncConnection, sql
+from psycopg import AsyncConnection, errors, sql
 
 from antiphon.errors import StoreError, StoreVersion
 from antiphon.store.postgres.connection import Address
@@ -19,6 +19,22 @@ _META = b"CREATE TABLE IF NOT EXISTS antiphon_meta (name TEXT PRIMARY KEY, value
 _SET = b"INSERT INTO antiphon_meta VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
 
 
+async def _make_schema(connection: AsyncConnection, where: Address) -> None:
+    """Make it where it is not there: to ask for that needs a right that who was given a schema need not have."""
+    if await (await connection.execute(b"SELECT to_regnamespace($1)", (f'"{where.schema}"',))).fetchone() != (None,):
+        return
+    try:
+        await connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(where.schema)))
+    except errors.InsufficientPrivilege as error:
+        user, database = connection.info.user, connection.info.dbname
+        raise StoreError(
+            f"it may not make the schema {where.schema} ({str(error).strip()})",
+            where=where.shown,
+            mend=f'GRANT CREATE ON DATABASE "{database}" TO "{user}", or '
+            f'CREATE SCHEMA "{where.schema}" AUTHORIZATION "{user}"',
+        ) from error
+
+
 async def migrate(connection: AsyncConnection, where: Address, tables: dict[str, str]) -> None:
     """Bring Antiphon's tables and the services' own to what this code has, if they are not there.
 
@@ -30,7 +46,7 @@ async def migrate(connection: AsyncConnection, where: Address, tables: dict[str,
         return
     async with connection.transaction():
         await connection.execute(b"SELECT pg_advisory_xact_lock($1)", (number_of("migration", where.schema),))
-        await connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(where.schema)))
+        await _make_schema(connection, where)
         found = await (await connection.execute(b"SELECT current_schema()")).fetchone()
         if found is None or found[0] != where.schema:
             raise StoreError(

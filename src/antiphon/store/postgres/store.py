@@ -56,7 +56,7 @@ class PostgresStore(SqlStore):
         tables: dict[str, str] | None = None,
         server_ms: Callable[[], int] | None = None,
     ) -> None:
-        super().__init__(where.schema, where.shown, clock=clock, owner=owner, tables=tables)
+        super().__init__(where.name, where.shown, clock=clock, owner=owner, tables=tables)
         self.address = where
         self._server_ms = server_ms
         self._units = Pool(where, UNITS)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from antiphon.model.delivery import Status
-from antiphon.ports import INTERNAL, Lease, Store
+from antiphon.ports import INTERNAL, Lease, LoggedEvent, Store
 from antiphon.testing.clock import VirtualClock
 from antiphon.testing.conformance.kit import (
     TYPES,
@@ -156,6 +157,33 @@ async def a_running_attempt_holds_back_its_key(make: MakeStore, path: Path) -> N
         same(numbers(await fresh(store, lease)), [3], "fresh events meanwhile")
 
 
+async def what_is_parked_while_another_ends_is_due(make: MakeStore, path: Path) -> None:
+    """An attempt ends while the next event of its key is parked behind it, in units side by side: whichever comes
+    first, the next is due, or was not held back."""
+    rounds = 20
+    async with leased(make, path) as (store, lease):
+        await append(store, *(envelope(n, key=f"k{n // 2}") for n in range(2 * rounds)))
+        events = await fresh(store, lease)
+        for first, second in zip(events[::2], events[1::2], strict=True):
+            await start(store, lease, first)
+
+            async def park_second(first: LoggedEvent = first, second: LoggedEvent = second) -> bool:
+                async with store.unit() as unit:
+                    await unit.fence(lease)
+                    waits = bool(await unit.open_keys(lease, [str(first.envelope.key)]))
+                    if waits:
+                        await unit.park(lease, [second])
+                    await unit.settle(lease, [], second.seq)
+                return waits
+
+            waits, _ = await asyncio.gather(park_second(), settle(store, lease, done(first, is_fresh=False)))
+            lease.seq = second.seq
+            wanted = numbers([second]) if waits else []
+            same(await due(store, lease), wanted, f"due when {numbers([first])} has ended, parked: {waits}")
+            if waits:
+                await settle(store, lease, done(second, is_fresh=False))
+
+
 async def a_dead_letter_frees_its_key(make: MakeStore, path: Path) -> None:
     """What is set aside is not due, and what waited behind it goes on, whether it was fresh or retried."""
     async with leased(make, path) as (store, lease):
@@ -233,6 +261,7 @@ DELIVERY_CHECKS: list[StoreCheck] = [
     a_retry_waits_for_its_time,
     order_by_key_holds_through_retries,
     a_running_attempt_holds_back_its_key,
+    what_is_parked_while_another_ends_is_due,
     a_dead_letter_frees_its_key,
     any_text_is_a_key,
     handlers_do_not_know_each_other,

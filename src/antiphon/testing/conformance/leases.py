@@ -103,6 +103,12 @@ async def the_fence_holds(make: MakeStore, path: Path) -> None:
                 await note(unit, 2)
                 await unit.pause(lost, 1, "down")
 
+        async def late_fence() -> None:
+            async with store.unit() as unit:
+                await note(unit, 3)
+                await unit.fence(lost)
+
+        await refused(late_fence(), LeaseLost, "the fence without the lease")
         await refused(late_settle(), LeaseLost, "settling without the lease")
         await refused(start(store, lost, events[0]), LeaseLost, "starting without the lease")
         await refused(late_pause(), LeaseLost, "pausing without the lease")
