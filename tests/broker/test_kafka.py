@@ -120,7 +120,7 @@ async def test_a_key_has_one_partition_and_it_is_that_of_other_clients(cluster: 
     assert len({number for each in places.values() for number in each}) == PARTITIONS
 
 
-# A group takes up to ten seconds for each of the three rebalances, on an idle machine.
+# A group takes up to a session for each of the three rebalances, and a machine that does other things longer.
 @pytest.mark.timeout(300)
 async def test_a_rebalance_under_load(cluster: KafkaServer, tmp_path: Path) -> None:
     """While events come, a second process of the service joins, and is killed: each event is stored once, and those
