@@ -128,7 +128,7 @@ class OnMariadb:
     @asynccontextmanager
     async def writer(self, store: SqlStore) -> AsyncIterator[_Writer]:
         """A writer on a session of the store's."""
-        async with cast("MariaStore", store)._units.session() as session:
+        async with cast("MariaStore", store)._units.connection() as session:
             yield _Writer(session)
 
 

@@ -111,7 +111,7 @@ async def test_a_commit_without_an_answer_is_asked_for(
                     await unit.append([(envelope(1), PUBLISHED)])
 
         cutting: list[asyncio.Future[None]] = []
-        async with far._units.session():
+        async with far._units.connection():
             pass
         monkeypatch.setattr(Session, "say", cut_at_commit)
         if way == "back":

@@ -80,7 +80,7 @@ async def test_a_parameter_never_becomes_part_of_a_statement(store: MariaStore, 
         await unit.execute("INSERT INTO notes VALUES (1, 'other')")
         await unit.execute("INSERT INTO notes VALUES (?, ?)", (2, hostile))
         assert await unit.fetch_all("SELECT n FROM notes WHERE text = ?", (hostile,)) == [(2,)]
-        await unit.session.say("SET SESSION sql_mode = concat(@@sql_mode, ',NO_BACKSLASH_ESCAPES')")
+        await unit.connection.say("SET SESSION sql_mode = concat(@@sql_mode, ',NO_BACKSLASH_ESCAPES')")
         await unit.execute_many("INSERT INTO notes VALUES (?, ?)", [(3, hostile), (4, hostile)])
         assert await unit.fetch_all("SELECT n FROM notes WHERE text = ? ORDER BY n", (hostile,)) == [(2,), (3,), (4,)]
 
@@ -171,7 +171,7 @@ async def test_mariadb_understands_every_block(store: MariaStore) -> None:
     from antiphon.store.mariadb.statements import understood
 
     wrong = {}
-    async with store._readers.session() as session:
+    async with store._readers.connection() as session:
         for name, sql in blocks().items():
             if name.startswith("part_"):
                 continue
@@ -190,7 +190,7 @@ async def test_the_event_tables_show_what_they_hold(store: MariaStore) -> None:
         await unit.append([(event, PUBLISHED)])
     views = await store.fetch_all("SELECT table_name FROM information_schema.views WHERE table_schema = database()")
     assert len(views) >= 8
-    async with store._readers.session() as session:
+    async with store._readers.connection() as session:
         await session.say("SET SESSION time_zone = '+05:00'")
         for (name,) in views:
             await session.ask(f"SELECT * FROM {name}")

@@ -265,8 +265,7 @@ class KafkaBus(NumberedFeeds[tuple[int, int]]):
             raise BusError(f"it {what}: {reason}", where=self._where, mend=AGAIN) from error
 
     async def _confirm(self, receiver: str, tags: Sequence[tuple[int, int]]) -> None:
-        offsets = [TopicPartition(self._topic, partition, offset) for partition, offset in dict(tags).items()]
-        self._readers[receiver].store(offsets)
+        self._readers[receiver].store(dict(tags))
 
     async def _fill(self, feed: Feed) -> None:
         if self._leaving:

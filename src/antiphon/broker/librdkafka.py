@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -134,11 +135,15 @@ class Reader:
             }
         )
         self._consumer.subscribe([topic])
+        self._topic = topic
         self._one = threading.Lock()
+        # The offset up to which each partition is done with, until a thread tells the library.
+        self._done: SimpleQueue[Mapping[int, int]] = SimpleQueue()
 
     def read(self) -> list[Message]:
         """What has come; nothing after a while. Raises KafkaException."""
         with self._one:
+            self._tell()
             first = self._consumer.poll(_POLL_S)
             found = [] if first is None else [first, *self._consumer.consume(_CHUNK, 0)]
         for each in found:
@@ -146,16 +151,28 @@ class Reader:
                 raise KafkaException(error)
         return [each for each in found if each.error() is None]
 
-    def store(self, offsets: list[TopicPartition]) -> None:
-        """Note that what lies before *offsets* need not come again."""
-        with suppress(KafkaException, RuntimeError):
-            # Refused for a partition that has moved to another process by now, which says it itself.
-            self._consumer.store_offsets(offsets=offsets)
+    def store(self, offsets: Mapping[int, int]) -> None:
+        """Note that what lies before the *offsets*, by partition, need not come again.
+
+        The library is told when it is read next: asked while it waits for what comes, it would block until that ends.
+        """
+        self._done.put(offsets)
 
     def close(self) -> None:
         """Commit what was stored, and leave the group."""
         with self._one:
+            self._tell()
             self._consumer.close()
+
+    def _tell(self) -> None:
+        latest: dict[int, int] = {}
+        with suppress(Empty):
+            while True:
+                latest.update(self._done.get_nowait())
+        for partition, offset in latest.items():
+            with suppress(KafkaException, RuntimeError):
+                # Refused for a partition that has moved to another process by now, which says it itself.
+                self._consumer.store_offsets(offsets=[TopicPartition(self._topic, partition, offset)])
 
 
 def settings_of(url: str) -> dict[str, Any]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from antiphon.errors import NotFound
 from antiphon.model.events import EventType
 from antiphon.model.views import DeliveryView, Forgotten, HandlerStatus, LoggedView, PositionView, Trace, TracePart
 from antiphon.policy.tracing import merge
+from antiphon.ports import Clock
 from antiphon.store import looking, maintenance
 from antiphon.store.base import SqlStore
 from antiphon.store.deadletters import DeadLetters
@@ -126,6 +129,25 @@ class Desk:
 def _terms(type_: str | None, correlation_id: str | None) -> list[tuple[str, str]]:
     chosen = ((_TYPE, type_), (_CORRELATION, correlation_id))
     return [(sql, value) for sql, value in chosen if value is not None]
+
+
+def desk_owner(clock: Clock) -> str:
+    """A name for the one who sits at a desk: its store's owner."""
+    return f"desk-{os.getpid()}-{clock.new_id()[-12:]}"
+
+
+@asynccontextmanager
+async def desks_on(
+    stores: Iterable[SqlStore], event_types: Mapping[str, EventType] | None = None
+) -> AsyncIterator[list[Desk]]:
+    """A desk on each of *stores*, which are opened for it. Raises StoreError."""
+    async with AsyncExitStack() as stack:
+        desks = []
+        for store in stores:
+            await store.open()
+            stack.push_async_callback(store.close)
+            desks.append(Desk(store, event_types))
+        yield desks
 
 
 async def trace(desks: Sequence[Desk], event_id: str) -> Trace:

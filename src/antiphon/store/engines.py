@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from antiphon.errors import DeclarationError
 from antiphon.model.events import EventType
 from antiphon.ports import Clock
 from antiphon.store.base import SqlStore
 from antiphon.store.bus import LogBus
-from antiphon.store.desk import Desk
+from antiphon.store.desk import Desk, desk_owner, desks_on
 from antiphon.store.sqlite.place import LocalPlace, PlaceOf
+
+if TYPE_CHECKING:
+    from antiphon.store.mariadb.connection import Address as MariaAddress
+    from antiphon.store.postgres.connection import Address as PostgresAddress
 
 #: The name of the bus among the stores.
 BUS = "bus"
@@ -69,78 +74,103 @@ class Files:
         return open_desks(self._data, clock, event_types)
 
 
-class Postgres:
-    """A schema each, in the PostgreSQL database at *url*. Raises DeclarationError for what is no such address."""
+class _Server(ABC):
+    """A place for each store on the database server at *url*. Raises DeclarationError for what is no such address."""
 
-    dialect = "postgresql"
+    dialect: str
+    #: Its driver, and what one installs to have it.
+    driver: tuple[str, str]
 
     def __init__(self, url: str) -> None:
-        if find_spec("psycopg") is None:
+        library, extra = self.driver
+        if find_spec(library) is None:
             raise DeclarationError(
-                "the library of postgresql:// is not installed", mend="pip install 'antiphon[postgres]'"
+                f"the library of {self.dialect}:// is not installed", mend=f"pip install 'antiphon[{extra}]'"
             )
+        self._url = url
+        self._where(BUS)
+
+    @abstractmethod
+    def _where(self, name: str) -> Any:
+        """The address of the store *name*. Raises DeclarationError."""
+
+    @abstractmethod
+    def store(self, name: str, *, clock: Clock, owner: str, tables: dict[str, str]) -> SqlStore:
+        """The store at that address."""
+
+    @abstractmethod
+    def bus(self, *, clock: Clock, owner: str) -> LogBus:
+        """The bus beside them."""
+
+    @abstractmethod
+    async def _names(self) -> list[str]:
+        """What stores there are, the bus last. Raises StoreError."""
+
+    @asynccontextmanager
+    async def desks(self, clock: Clock, event_types: Mapping[str, EventType] | None) -> AsyncIterator[list[Desk]]:
+        """On each store that is there. Runs nothing. Raises StoreError."""
+        names = await self._names()
+        stores = [self.store(name, clock=clock, owner=desk_owner(clock), tables={}) for name in names]
+        async with desks_on(stores, event_types) as desks:
+            yield desks
+
+
+class Postgres(_Server):
+    """A schema each, in the PostgreSQL database at *url*."""
+
+    dialect = "postgresql"
+    driver = ("psycopg", "postgres")
+
+    def _where(self, name: str) -> PostgresAddress:
         from antiphon.store.postgres.connection import address
 
-        address(url, BUS)
-        self._url = url
+        return address(self._url, name)
 
     def store(self, name: str, *, clock: Clock, owner: str, tables: dict[str, str]) -> SqlStore:
         """The schema of that name."""
-        from antiphon.store.postgres.connection import address
         from antiphon.store.postgres.store import PostgresStore
 
-        return PostgresStore(address(self._url, name), clock=clock, owner=owner, tables=tables)
+        return PostgresStore(self._where(name), clock=clock, owner=owner, tables=tables)
 
     def bus(self, *, clock: Clock, owner: str) -> LogBus:
         """The schema ``bus``."""
         from antiphon.store.postgres.bus import PostgresBus
-        from antiphon.store.postgres.connection import address
 
-        return PostgresBus(address(self._url, BUS), clock=clock, owner=owner)
+        return PostgresBus(self._where(BUS), clock=clock, owner=owner)
 
-    def desks(
-        self, clock: Clock, event_types: Mapping[str, EventType] | None
-    ) -> AbstractAsyncContextManager[list[Desk]]:
-        """On each schema that is one."""
-        from antiphon.store.postgres.desks import open_desks
+    async def _names(self) -> list[str]:
+        from antiphon.store.postgres.catalogue import stores_at
 
-        return open_desks(self._url, BUS, clock, event_types)
+        return await stores_at(self._url, BUS)
 
 
-class Maria:
-    """A database each, on the MariaDB server at *url*. Raises DeclarationError for what is no such address."""
+class Maria(_Server):
+    """A database each, on the MariaDB server at *url*."""
 
     dialect = "mariadb"
+    driver = ("asyncmy", "mariadb")
 
-    def __init__(self, url: str) -> None:
-        if find_spec("asyncmy") is None:
-            raise DeclarationError("the library of mariadb:// is not installed", mend="pip install 'antiphon[mariadb]'")
+    def _where(self, name: str) -> MariaAddress:
         from antiphon.store.mariadb.connection import address
 
-        address(url, BUS)
-        self._url = url
+        return address(self._url, name)
 
     def store(self, name: str, *, clock: Clock, owner: str, tables: dict[str, str]) -> SqlStore:
         """The database of the URL's name and that one."""
-        from antiphon.store.mariadb.connection import address
         from antiphon.store.mariadb.store import MariaStore
 
-        return MariaStore(address(self._url, name), clock=clock, owner=owner, tables=tables)
+        return MariaStore(self._where(name), clock=clock, owner=owner, tables=tables)
 
     def bus(self, *, clock: Clock, owner: str) -> LogBus:
         """The database that ends with ``bus``."""
         from antiphon.store.mariadb.bus import MariaBus
-        from antiphon.store.mariadb.connection import address
 
-        return MariaBus(address(self._url, BUS), clock=clock, owner=owner)
+        return MariaBus(self._where(BUS), clock=clock, owner=owner)
 
-    def desks(
-        self, clock: Clock, event_types: Mapping[str, EventType] | None
-    ) -> AbstractAsyncContextManager[list[Desk]]:
-        """On each database that is one."""
-        from antiphon.store.mariadb.desks import open_desks
+    async def _names(self) -> list[str]:
+        from antiphon.store.mariadb.catalogue import stores_at
 
-        return open_desks(self._url, BUS, clock, event_types)
+        return await stores_at(self._url, BUS)
 
 
 _SERVERS: dict[str, type[Postgres | Maria]] = {

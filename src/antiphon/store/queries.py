@@ -1,7 +1,7 @@
 """Loads the named blocks of SQL: queries.sql (the runtime), workflows.sql (workflows), desk.sql (what people ask).
 
-What databases understand alike lies in this folder; what one of them says in its own way, in ``queries.sql`` of
-its own folder, whose blocks come before those of the same name here.
+What databases understand alike lies in this folder, what those on a server do, in ``served``; what one of them says in
+its own way, in ``queries.sql`` of its own folder. The nearer block of a name counts.
 """
 
 from __future__ import annotations
@@ -13,20 +13,21 @@ _SHARED = ("queries.sql", "workflows.sql", "desk.sql")
 
 
 class Queries:
-    """The blocks for one database, whose folder is *package*."""
+    """The blocks for one database: those of all, and those of *folders*, of which the last is its own."""
 
-    def __init__(self, package: str) -> None:
-        self._package = package
+    def __init__(self, *folders: str) -> None:
+        self._folders = folders
         self._blocks: dict[str, str] = {}
 
     def text(self, name: str) -> str:
         """The text of a file of the database's own folder."""
-        return _text(self._package, name)
+        return _text(self._folders[-1], name)
 
     def blocks(self) -> dict[str, str]:
         """All named blocks, without their comments."""
         if not self._blocks:
-            for text in (*(_text(__package__, name) for name in _SHARED), self.text("queries.sql")):
+            own = ((folder, "queries.sql") for folder in self._folders)
+            for text in (_text(*file) for file in (*((__package__, name) for name in _SHARED), *own)):
                 for block in text.split("-- name: ")[1:]:
                     name, _, body = block.partition("\n")
                     lines = [line for line in body.strip().splitlines() if not line.startswith("--")]

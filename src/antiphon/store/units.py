@@ -202,11 +202,9 @@ class SqlUnit(ABC):
         """Which of *keys* have a delivery that is not over."""
         if not (await self.fetch_all(self.query("has_open"), (lease.handler_id,)))[0][0]:
             return frozenset()
-        wanted = list(keys)
-        # Padded to a power of two, so that there are few different statements to prepare.
-        padded = [*wanted, *wanted[:1] * ((1 << (len(wanted) - 1).bit_length()) - len(wanted))] if wanted else []
-        sql = self.query("open_keys").replace("IN (?)", f"IN ({', '.join('?' * len(padded))})")
-        return frozenset(key for (key,) in await self.fetch_all(sql, (lease.handler_id, *padded)))
+        wanted = padded(keys)
+        sql = self.query("open_keys").replace("IN (?)", f"IN ({', '.join('?' * len(wanted))})")
+        return frozenset(key for (key,) in await self.fetch_all(sql, (lease.handler_id, *wanted)))
 
     async def pause(self, lease: Lease, until_ms: int | None, reason: str | None) -> None:
         """Show that the handler is paused until a store time (None: no more). Fenced."""
@@ -232,3 +230,9 @@ class SqlUnit(ABC):
     async def move_position(self, name: str, seq: int) -> None:
         """Note that everything up to *seq* of *name* has been taken. Positions never go back."""
         await self.execute(self.query("move_position"), (name, seq, self._clock.now_ms()))
+
+
+def padded(keys: Iterable[str]) -> list[str]:
+    """*keys*, the first repeated up to a power of two, so that there are few different statements to prepare."""
+    wanted = list(keys)
+    return wanted + wanted[:1] * ((1 << (len(wanted) - 1).bit_length()) - len(wanted))

@@ -6,15 +6,14 @@ again. Of a service's own script it is kept how far it has come.
 
 from __future__ import annotations
 
-from hashlib import blake2b
-
 from asyncmy.errors import Error
 
-from antiphon.errors import StoreError, StoreVersion
+from antiphon.errors import StoreError
 from antiphon.store.mariadb.connection import NO_DATABASE, Address, Session, connect, translated
 from antiphon.store.mariadb.listener import lock_name
 from antiphon.store.mariadb.queries import text
 from antiphon.store.mariadb.statements import defines, statements_of
+from antiphon.store.migrations import digest, marks, version_of
 from antiphon.store.queries import views
 
 #: The files that lead from one version of the tables to the next; the n-th makes version n.
@@ -37,7 +36,7 @@ async def migrate(where: Address, tables: dict[str, str]) -> None:
     session = await _connect(where)
     try:
         with translated(where):
-            wanted = {"version": str(len(MIGRATIONS)), "views": _digest(_views()), **_scripts(tables)}
+            wanted = marks(len(MIGRATIONS), _views(), tables)
             if wanted.items() <= (await _known(session)).items():
                 return
             lock = lock_name("migration", where.database)
@@ -69,7 +68,7 @@ async def _connect(where: Address) -> Session:
 async def _make(session: Session, tables: dict[str, str], wanted: dict[str, str]) -> None:
     await session.say(_META)
     known = await _known(session)
-    for name in MIGRATIONS[int(known.get("version", 0)) :]:
+    for name in MIGRATIONS[version_of(known, len(MIGRATIONS), session.where.shown) :]:
         for statement in statements_of(text(name)):
             await session.ask(statement + (_OURS if "CREATE TABLE" in statement else ""))
     if known.get("views") != wanted["views"]:
@@ -88,26 +87,26 @@ async def _run_script(session: Session, service: str, script: str, known: dict[s
     A script that changed must be able to run over what is there (``CREATE TABLE IF NOT EXISTS``). A change of
     tables cannot commit with the note of it, so the one that was under way may have been made.
     """
-    digest, note = _digest(script), f"making:{service}"
+    mark, note = digest(script), f"making:{service}"
     of, _, done = known.get(note, "").partition(" ")
-    start = int(done) if of == digest else 0
+    start = int(done) if of == mark else 0
     for number, statement in enumerate(statements_of(script)):
         if number < start:
             continue
-        await session.ask(_SET, note, f"{digest} {number}")
+        await session.ask(_SET, note, f"{mark} {number}")
         if defines(statement):
             try:
                 await session.ask(statement)
             except Error as error:
-                if of != digest or number > start or error.args[0] not in _DONE_BEFORE:
+                if of != mark or number > start or error.args[0] not in _DONE_BEFORE:
                     raise
         else:
             await session.say("START TRANSACTION")
             await session.ask(statement)
-            await session.ask(_SET, note, f"{digest} {number + 1}")
+            await session.ask(_SET, note, f"{mark} {number + 1}")
             await session.say("COMMIT")
     await session.say("START TRANSACTION")
-    await session.ask(_SET, f"tables:{service}", digest)
+    await session.ask(_SET, f"tables:{service}", mark)
     await session.ask("DELETE FROM antiphon_meta WHERE name = ?", note)
     await session.say("COMMIT")
 
@@ -119,12 +118,7 @@ async def _known(session: Session) -> dict[str, str]:
     if not there:
         return {}
     known = {name: value for name, value in await session.ask("SELECT name, value FROM antiphon_meta")}  # noqa: C416
-    if int(known.get("version", 0)) > len(MIGRATIONS):
-        raise StoreVersion(
-            f"its tables have version {known['version']}, this Antiphon knows up to {len(MIGRATIONS)}",
-            where=session.where.shown,
-            mend="Upgrade Antiphon; nothing was changed",
-        )
+    version_of(known, len(MIGRATIONS), session.where.shown)  # raises StoreVersion
     return known
 
 
@@ -138,11 +132,3 @@ def _views() -> str:
     )
     kept = "\n".join(line for line in script.splitlines() if not line.startswith("DROP VIEW"))
     return kept.replace("CREATE VIEW", "CREATE OR REPLACE VIEW")
-
-
-def _scripts(tables: dict[str, str]) -> dict[str, str]:
-    return {f"tables:{service}": _digest(script) for service, script in tables.items() if script}
-
-
-def _digest(text: str) -> str:
-    return blake2b(text.encode(), digest_size=16).hexdigest()

@@ -1,5 +1,5 @@
--- What MariaDB says in its own way, in named blocks: the rest is in the files of the folder above. A part_ is
--- none by itself.
+-- What MariaDB says in its own way, in named blocks: the rest is in the files of the folder above, and in that of what
+-- is served. A part_ is none by itself.
 
 -- name: draw_positions
 -- So many positions, and the note of this transaction. Until the commit nobody else draws any: they become visible in
@@ -79,13 +79,6 @@ SELECT seq, id, type, version, key, service, time_ms, correlation_id, causation_
        target, request_id, deadline_ms, origin, data
 FROM antiphon_log WHERE seq IN (SELECT value FROM json_table(?, '$[*]' COLUMNS (value BIGINT PATH '$')) AS wanted)
 ORDER BY seq
-
--- name: move_cursor
--- Fenced: changes nothing unless the lease is still the handler's.
-UPDATE antiphon_handlers
-SET strikes = CASE WHEN seq < ?1 THEN 0 ELSE strikes END, seq = greatest(seq, ?1), handled = handled + ?2,
-    failed_invocations = failed_invocations + ?3, updated_ms = ?4
-WHERE id = ?5 AND epoch = ?6
 
 -- name: part_open_keys
 -- Which of some keys have a delivery that is not over; a digest and a key each.
@@ -174,12 +167,6 @@ ON CONFLICT (id) DO UPDATE SET
     clock = excluded.clock, recurrence = excluded.recurrence, type = excluded.type, version = excluded.version,
     key = excluded.key, service = excluded.service, data = excluded.data
 
--- name: due_timers
--- Timers of one clock whose time has come. Another process that fires them waits for this one.
-SELECT id, due_ms, clock, recurrence, type, version, key, service, correlation_id, causation_id, traceparent,
-       target, request_id, deadline_ms, origin, data
-FROM antiphon_timers WHERE clock = ? AND due_ms <= ? ORDER BY due_ms, id LIMIT ? FOR UPDATE
-
 -- name: put_compensates
 -- Whose work a handler undoes, as its code says now.
 UPDATE antiphon_handlers SET compensates = ?1 WHERE name = ?2 AND NOT (compensates <=> ?1)
@@ -195,22 +182,6 @@ SET h.removed_ms = CASE WHEN known.name IS NOT NULL THEN NULL ELSE coalesce(h.re
 WHERE EXISTS (SELECT 1 FROM antiphon_subscriptions AS s WHERE s.handler_id = h.id)
   AND (h.removed_ms IS NULL) <> (known.name IS NOT NULL)
 
--- name: report_taken
--- A receiver of a bus has come so far.
-UPDATE antiphon_handlers SET seq = greatest(seq, ?), updated_ms = ? WHERE name = ?
-
--- name: release_running
--- Attempts that a stop of ours interrupted are due at once and have burnt nothing.
-UPDATE antiphon_deliveries SET status = 'RETRY', attempts = greatest(attempts - 1, 0), due_ms = ?, updated_ms = ?
-WHERE handler_id = ? AND status = 'IN_PROGRESS'
-
--- name: suspect_running
--- Attempts that were running when their process died: due at once, to be run alone. One that ran alone is to blame.
-UPDATE antiphon_deliveries
-SET status = 'RETRY', crashes = crashes + suspect, suspect = 1, attempts = greatest(attempts - 1, 0), due_ms = ?,
-    updated_ms = ?
-WHERE handler_id = ? AND status = 'IN_PROGRESS'
-
 -- name: move_position
 -- Positions never go back.
 INSERT INTO antiphon_positions (name, seq, updated_ms) VALUES (?, ?, ?)
@@ -221,18 +192,6 @@ ON CONFLICT (name) DO UPDATE SET seq = greatest(antiphon_positions.seq, excluded
 INSERT INTO antiphon_marks (at_ms, seq)
 SELECT ?1, ?2 FROM dual WHERE ?2 > coalesce((SELECT max(seq) FROM antiphon_marks), -1)
 ON CONFLICT (at_ms) DO NOTHING
-
--- name: take_turn
--- The row of a partition of a handler, which nobody else changes until the transaction ends.
-SELECT * FROM antiphon_handlers WHERE name = ? AND part = ? FOR UPDATE
-
--- name: take_redrives
--- The redrives under way, which nobody else moves on until the transaction ends.
-SELECT id FROM antiphon_redrives WHERE state IN ('canary', 'running', 'settling') ORDER BY id FOR UPDATE
-
--- name: take_redrive
--- A redrive, which nobody else moves on until the transaction ends.
-SELECT * FROM antiphon_redrives WHERE id = ? FOR UPDATE
 
 -- name: arrivals
 -- What has arrived of some types for a run: of its correlation, or of its key since it began.
@@ -307,12 +266,6 @@ DELETE FROM antiphon_idempotency WHERE created_ms < ? LIMIT ?
 -- name: prune_items
 -- Items of a redrive.
 DELETE FROM antiphon_redrive_items WHERE redrive_id = ?1 LIMIT ?2
-
--- name: oldest_open
--- When the first event was published whose delivery is open.
-SELECT time_ms FROM antiphon_log WHERE seq = (
-    SELECT min(seq) FROM antiphon_deliveries
-    WHERE handler_id = ?1 AND status IN ('UNPROCESSED', 'IN_PROGRESS', 'RETRY') AND archived IS NULL)
 
 -- name: deliveries_of
 -- For a JSON list of event ids: the handlers that are or were owed them, and how each stands. The receivers of
@@ -417,13 +370,3 @@ FROM antiphon_deliveries AS d
 JOIN antiphon_handlers AS h ON h.id = d.handler_id
 JOIN antiphon_log AS l ON l.seq = d.seq
 WHERE d.died_ms IS NOT NULL
-
--- name: dead_letters_of
--- Those of one event.
-SELECT l.id, l.seq, l.type, l.version, l.key, h.name, h.service, d.status, d.reason, d.error_type, d.message,
-       d.fingerprint, d.attempts, l.time_ms, d.updated_ms, d.archived, d.handler_id, d.traceback,
-       coalesce(h.first_id, h.id) AS first_id
-FROM antiphon_log AS l
-JOIN antiphon_deliveries AS d ON d.seq = l.seq
-JOIN antiphon_handlers AS h ON h.id = d.handler_id
-WHERE l.id = ? AND d.status IN ('ERROR', 'FAILED') ORDER BY h.name

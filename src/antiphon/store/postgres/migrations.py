@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from hashlib import blake2b
-
 from psycopg import AsyncConnection, errors, sql
 
-from antiphon.errors import StoreError, StoreVersion
+from antiphon.errors import StoreError
+from antiphon.store.migrations import marks, version_of
 from antiphon.store.postgres.connection import Address
 from antiphon.store.postgres.listener import number_of
 from antiphon.store.postgres.queries import text
@@ -41,7 +40,7 @@ async def migrate(connection: AsyncConnection, where: Address, tables: dict[str,
     One process does it, in one transaction, and the others wait for it. Raises StoreVersion when the tables are of
     a newer Antiphon, StoreError when the connection does not end up in the schema.
     """
-    wanted = {"version": str(len(MIGRATIONS)), "views": _digest(views()), **_scripts(tables)}
+    wanted = marks(len(MIGRATIONS), views(), tables)
     if wanted.items() <= (await _known(connection, where)).items():
         return
     async with connection.transaction():
@@ -56,13 +55,13 @@ async def migrate(connection: AsyncConnection, where: Address, tables: dict[str,
             )
         await connection.execute(_META)
         known = await _known(connection, where)
-        for name in MIGRATIONS[int(known.get("version", 0)) :]:
+        for name in MIGRATIONS[version_of(known, len(MIGRATIONS), where.shown) :]:
             await connection.execute(text(name).encode())
         if known.get("views") != wanted["views"]:
             await connection.execute(views().encode())
         for service, script in tables.items():
             # A script that changed must be able to run over what is there (CREATE TABLE IF NOT EXISTS).
-            if script and known.get(f"tables:{service}") != _digest(script):
+            if script and known.get(f"tables:{service}") != wanted[f"tables:{service}"]:
                 await connection.execute(script.encode())
         for name, value in wanted.items():
             await connection.execute(_SET, (name, value))
@@ -75,18 +74,5 @@ async def _known(connection: AsyncConnection, where: Address) -> dict[str, str]:
         return {}
     rows = await connection.execute(sql.SQL("SELECT name, value FROM {}").format(table))
     known: dict[str, str] = dict(await rows.fetchall())
-    if int(known.get("version", 0)) > len(MIGRATIONS):
-        raise StoreVersion(
-            f"its tables have version {known['version']}, this Antiphon knows up to {len(MIGRATIONS)}",
-            where=where.shown,
-            mend="Upgrade Antiphon; nothing was changed",
-        )
+    version_of(known, len(MIGRATIONS), where.shown)  # raises StoreVersion
     return known
-
-
-def _scripts(tables: dict[str, str]) -> dict[str, str]:
-    return {f"tables:{service}": _digest(script) for service, script in tables.items() if script}
-
-
-def _digest(text: str) -> str:
-    return blake2b(text.encode(), digest_size=16).hexdigest()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from antiphon.store import served
 from antiphon.store.queries import Queries
 
-_QUERIES = Queries(__package__)
+_QUERIES = Queries(served.__name__, __package__)
 
 text = _QUERIES.text
 blocks = _QUERIES.blocks

@@ -1,5 +1,5 @@
--- What PostgreSQL says in its own way, in named blocks: the rest is in the files of the folder above. A part_ is
--- none by itself.
+-- What PostgreSQL says in its own way, in named blocks: the rest is in the files of the folder above, and in that of what
+-- is served. A part_ is none by itself.
 
 -- name: lock_log
 -- Until the commit nobody else appends: positions become visible in order.
@@ -49,13 +49,6 @@ WHERE h.id = ?3 ORDER BY l.seq LIMIT ?4
 SELECT seq, id, type, version, key, service, time_ms, correlation_id, causation_id, traceparent,
        target, request_id, deadline_ms, origin, data
 FROM antiphon_log WHERE seq IN (SELECT value::bigint FROM json_array_elements_text(?::json)) ORDER BY seq
-
--- name: move_cursor
--- Fenced: changes nothing unless the lease is still the handler's.
-UPDATE antiphon_handlers
-SET strikes = CASE WHEN seq < ?1 THEN 0 ELSE strikes END, seq = greatest(seq, ?1), handled = handled + ?2,
-    failed_invocations = failed_invocations + ?3, updated_ms = ?4
-WHERE id = ?5 AND epoch = ?6
 
 -- name: move_cursor_on
 -- The same, with a note of when everything up to here was settled.
@@ -161,12 +154,6 @@ ON CONFLICT (id) DO UPDATE SET
     clock = excluded.clock, recurrence = excluded.recurrence, type = excluded.type, version = excluded.version,
     key = excluded.key, service = excluded.service, data = excluded.data
 
--- name: due_timers
--- Timers of one clock whose time has come. Another process that fires them waits for this one.
-SELECT id, due_ms, clock, recurrence, type, version, key, service, correlation_id, causation_id, traceparent,
-       target, request_id, deadline_ms, origin, data
-FROM antiphon_timers WHERE clock = ? AND due_ms <= ? ORDER BY due_ms, id LIMIT ? FOR UPDATE
-
 -- name: put_compensates
 -- Whose work a handler undoes, as its code says now.
 UPDATE antiphon_handlers SET compensates = ?1 WHERE name = ?2 AND compensates IS DISTINCT FROM ?1
@@ -180,22 +167,6 @@ WHERE service IN (SELECT value FROM json_array_elements_text(?3::json))
   AND EXISTS (SELECT 1 FROM antiphon_subscriptions AS s WHERE s.handler_id = antiphon_handlers.id)
   AND (removed_ms IS NULL) <> (name IN (SELECT value FROM json_array_elements_text(?1::json)))
 
--- name: report_taken
--- A receiver of a bus has come so far.
-UPDATE antiphon_handlers SET seq = greatest(seq, ?), updated_ms = ? WHERE name = ?
-
--- name: release_running
--- Attempts that a stop of ours interrupted are due at once and have burnt nothing.
-UPDATE antiphon_deliveries SET status = 'RETRY', attempts = greatest(attempts - 1, 0), due_ms = ?, updated_ms = ?
-WHERE handler_id = ? AND status = 'IN_PROGRESS'
-
--- name: suspect_running
--- Attempts that were running when their process died: due at once, to be run alone. One that ran alone is to blame.
-UPDATE antiphon_deliveries
-SET status = 'RETRY', crashes = crashes + suspect, suspect = 1, attempts = greatest(attempts - 1, 0), due_ms = ?,
-    updated_ms = ?
-WHERE handler_id = ? AND status = 'IN_PROGRESS'
-
 -- name: move_position
 -- Positions never go back.
 INSERT INTO antiphon_positions AS p (name, seq, updated_ms) VALUES (?, ?, ?)
@@ -207,18 +178,6 @@ INSERT INTO antiphon_marks (at_ms, seq)
 SELECT ?1::bigint, ?2::bigint WHERE ?2::bigint > coalesce((SELECT max(seq) FROM antiphon_marks), -1)
 ON CONFLICT (at_ms) DO NOTHING
 
--- name: take_turn
--- The row of a partition of a handler, which nobody else changes until the transaction ends.
-SELECT * FROM antiphon_handlers WHERE name = ? AND part = ? FOR UPDATE
-
--- name: take_redrives
--- The redrives under way, which nobody else moves on until the transaction ends.
-SELECT id FROM antiphon_redrives WHERE state IN ('canary', 'running', 'settling') ORDER BY id FOR UPDATE
-
--- name: take_redrive
--- A redrive, which nobody else moves on until the transaction ends.
-SELECT * FROM antiphon_redrives WHERE id = ? FOR UPDATE
-
 -- name: arrivals
 -- What has arrived of some types for a run: of its correlation, or of its key since it began.
 SELECT seq, id, type, version, data, causation_id FROM antiphon_inbox
@@ -227,12 +186,6 @@ UNION
 SELECT seq, id, type, version, data, causation_id FROM antiphon_inbox
 WHERE key = ?3 AND workflow = ?1 AND type IN (SELECT value FROM json_array_elements_text(?5::json)) AND seq > ?4
 ORDER BY seq
-
--- name: oldest_open
--- When the first event was published whose delivery is open.
-SELECT time_ms FROM antiphon_log WHERE seq = (
-    SELECT min(seq) FROM antiphon_deliveries
-    WHERE handler_id = ?1 AND status IN ('UNPROCESSED', 'IN_PROGRESS', 'RETRY') AND archived IS NULL)
 
 -- name: deliveries_of
 -- For a JSON list of event ids: the handlers that are or were owed them, and how each stands. The receivers of
@@ -343,13 +296,3 @@ FROM antiphon_deliveries AS d
 JOIN antiphon_handlers AS h ON h.id = d.handler_id
 JOIN antiphon_log AS l ON l.seq = d.seq
 WHERE d.status IN ('ERROR', 'FAILED')
-
--- name: dead_letters_of
--- Those of one event.
-SELECT l.id, l.seq, l.type, l.version, l.key, h.name, h.service, d.status, d.reason, d.error_type, d.message,
-       d.fingerprint, d.attempts, l.time_ms, d.updated_ms, d.archived, d.handler_id, d.traceback,
-       coalesce(h.first_id, h.id) AS first_id
-FROM antiphon_log AS l
-JOIN antiphon_deliveries AS d ON d.seq = l.seq
-JOIN antiphon_handlers AS h ON h.id = d.handler_id
-WHERE l.id = ? AND d.status IN ('ERROR', 'FAILED') ORDER BY h.name

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 from antiphon.errors import NotFound, StoreError
 from antiphon.model.events import EventType
 from antiphon.model.views import BackupReport
 from antiphon.ports import Clock
-from antiphon.store.desk import Desk
+from antiphon.store.desk import Desk, desk_owner, desks_on
 from antiphon.store.sqlite import backups
 from antiphon.store.sqlite.connection import translated
 from antiphon.store.sqlite.store import SqliteStore
@@ -50,12 +49,8 @@ async def open_desk(
     """
     if not is_store(path):
         raise NotFound("there is no store", where=str(path), mend="Name the data directory of an application")
-    store = SqliteStore(path, clock=clock, owner=f"desk-{os.getpid()}-{clock.new_id()[-12:]}")
-    await store.open()
-    try:
-        yield Desk(store, event_types)
-    finally:
-        await store.close()
+    async with desks_on([SqliteStore(path, clock=clock, owner=desk_owner(clock))], event_types) as (desk,):
+        yield desk
 
 
 @asynccontextmanager
@@ -63,8 +58,9 @@ async def open_desks(
     data: Path, clock: Clock, event_types: Mapping[str, EventType] | None = None
 ) -> AsyncIterator[list[Desk]]:
     """A desk on each store in the directory *data*, the bus (named ``bus``) last. Raises as `open_desk`."""
-    async with AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(open_desk(path, clock, event_types)) for path in stores_in(data)]
+    stores = [SqliteStore(path, clock=clock, owner=desk_owner(clock)) for path in stores_in(data)]
+    async with desks_on(stores, event_types) as desks:
+        yield desks
 
 
 def stores_in(data: Path) -> list[Path]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from antiphon.errors import StoreVersion
 from antiphon.ports import Clock
 from antiphon.store.leases import LEASE_MS
+from antiphon.store.migrations import version_of
 from antiphon.store.queries import views
 from antiphon.store.rows import bucket_of
 from antiphon.store.sqlite.queries import query, text
@@ -31,13 +31,7 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
     """
     connection.execute(_META)
     known = dict(connection.execute("SELECT name, value FROM antiphon_meta WHERE name IN ('version', 'views')"))
-    version = known.get("version", 0)
-    if version > len(MIGRATIONS):
-        raise StoreVersion(
-            f"its tables have version {version}, this Antiphon knows up to {len(MIGRATIONS)}",
-            where=str(path),
-            mend="Upgrade Antiphon; nothing was changed",
-        )
+    version = version_of(known, len(MIGRATIONS), str(path))
     for name in MIGRATIONS[version:]:
         run_script(connection, text(name))
     if version < _WITH_BUCKETS:

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from antiphon.ports import Clock, MakeBus
 from antiphon.runtime.clock import SystemClock
+from antiphon.store.base import SqlStore
+from antiphon.store.bus import LogBus
 from antiphon.store.sqlite.bus import SqliteBus
 from antiphon.store.sqlite.store import SqliteStore
 from antiphon.testing.clock import ServerTime
 from antiphon.testing.conformance.kit import MakeStore
 
 if TYPE_CHECKING:
-    from antiphon.store.mariadb.bus import MariaBus
     from antiphon.store.mariadb.connection import Address as Database
-    from antiphon.store.mariadb.store import MariaStore
     from antiphon.store.postgres.connection import Address
-    from antiphon.store.postgres.store import PostgresStore
+
+W = TypeVar("W")
 
 
 def unique_name() -> str:
@@ -48,18 +49,42 @@ async def files_of_buses(url: str) -> AsyncIterator[MakeBus]:
     yield make
 
 
+class _Places(dict[Path, W]):
+    """A place on a server for each path, made by *place_of* of how many there are."""
+
+    def __init__(self, place_of: Callable[[int], W]) -> None:
+        super().__init__()
+        self._place_of = place_of
+
+    def __missing__(self, path: Path) -> W:
+        self[path] = found = self._place_of(len(self))
+        return found
+
+    def stores(self, kind: Callable[..., SqlStore]) -> MakeStore:
+        """Makes stores there; those of one path have one server's time."""
+        times: dict[Path, ServerTime] = defaultdict(ServerTime)
+
+        def make(path: Path, *, clock: Clock, owner: str) -> SqlStore:
+            return kind(self[path], clock=clock, owner=owner, server_ms=times[path].ms(clock))
+
+        return make
+
+    def buses(self, kind: Callable[..., LogBus]) -> MakeBus:
+        """Makes buses there."""
+
+        def make(path: Path, *, clock: Clock, owner: str, **place: Any) -> LogBus:
+            return kind(self[path], clock=clock, owner=owner)
+
+        return make
+
+
 @asynccontextmanager
 async def schemas_of_stores(url: str) -> AsyncIterator[MakeStore]:
     """Stores in schemas of the PostgreSQL database at *url*."""
     from antiphon.store.postgres.store import PostgresStore
 
-    times: dict[Path, ServerTime] = defaultdict(ServerTime)
     async with _schemas(url) as schemas:
-
-        def make(path: Path, *, clock: Clock, owner: str) -> PostgresStore:
-            return PostgresStore(schemas[path], clock=clock, owner=owner, server_ms=times[path].ms(clock))
-
-        yield make
+        yield schemas.stores(PostgresStore)
 
 
 @asynccontextmanager
@@ -68,32 +93,17 @@ async def schemas_of_buses(url: str) -> AsyncIterator[MakeBus]:
     from antiphon.store.postgres.bus import PostgresBus
 
     async with _schemas(url) as schemas:
-
-        def make(path: Path, *, clock: Clock, owner: str, **place: Any) -> PostgresBus:
-            return PostgresBus(schemas[path], clock=clock, owner=owner)
-
-        yield make
-
-
-class _Schemas(defaultdict[Path, "Address"]):
-    """A schema for each path, of a name that is nobody else's."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__()
-        self._url = url
-
-    def __missing__(self, path: Path) -> Address:
-        from antiphon.store.postgres.connection import address
-
-        self[path] = found = address(self._url, unique_name())
-        return found
+        yield schemas.buses(PostgresBus)
 
 
 @asynccontextmanager
-async def _schemas(url: str) -> AsyncIterator[_Schemas]:
+async def _schemas(url: str) -> AsyncIterator[_Places[Address]]:
+    """Schemas of names that are nobody else's."""
     from psycopg import AsyncConnection, sql
 
-    schemas = _Schemas(url)
+    from antiphon.store.postgres.connection import address
+
+    schemas = _Places(lambda _: address(url, unique_name()))
     try:
         yield schemas
     finally:
@@ -107,13 +117,8 @@ async def databases_of_stores(url: str) -> AsyncIterator[MakeStore]:
     """Stores in databases of the MariaDB server at *url*."""
     from antiphon.store.mariadb.store import MariaStore
 
-    times: dict[Path, ServerTime] = defaultdict(ServerTime)
     async with _databases(url) as databases:
-
-        def make(path: Path, *, clock: Clock, owner: str) -> MariaStore:
-            return MariaStore(databases[path], clock=clock, owner=owner, server_ms=times[path].ms(clock))
-
-        yield make
+        yield databases.stores(MariaStore)
 
 
 @asynccontextmanager
@@ -122,36 +127,20 @@ async def databases_of_buses(url: str) -> AsyncIterator[MakeBus]:
     from antiphon.store.mariadb.bus import MariaBus
 
     async with _databases(url) as databases:
-
-        def make(path: Path, *, clock: Clock, owner: str, **place: Any) -> MariaBus:
-            return MariaBus(databases[path], clock=clock, owner=owner)
-
-        yield make
-
-
-class _Databases(defaultdict[Path, "Database"]):
-    """A database for each path, of a name that is nobody else's."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__()
-        self.url = f"{url.rstrip('/')}/c{SystemClock().new_id().replace('-', '')}"
-
-    def __missing__(self, path: Path) -> Database:
-        from antiphon.store.mariadb.connection import address
-
-        self[path] = found = address(self.url, f"s{len(self)}")
-        return found
+        yield databases.buses(MariaBus)
 
 
 @asynccontextmanager
-async def _databases(url: str) -> AsyncIterator[_Databases]:
+async def _databases(url: str) -> AsyncIterator[_Places[Database]]:
+    """Databases of names that are nobody else's."""
     from antiphon.store.mariadb.connection import address, connect
 
-    databases = _Databases(url)
+    own = f"{url.rstrip('/')}/c{SystemClock().new_id().replace('-', '')}"
+    databases = _Places(lambda nr: address(own, f"s{nr}"))
     try:
         yield databases
     finally:
-        server = await connect(address(databases.url, "none"), database=False)
+        server = await connect(address(own, "none"), database=False)
         try:
             for each in databases.values():
                 await server.say(f'DROP DATABASE IF EXISTS "{each.database}"')
