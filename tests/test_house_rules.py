@@ -1,7 +1,7 @@
 """What every test file keeps to."""
 
 import ast
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 TESTS = Path(__file__).parent
@@ -10,11 +10,15 @@ SLEEPS = {("time", "sleep"), ("asyncio", "sleep"), ("anyio", "sleep")}
 SIMULATED = "simulate/"
 
 
-def nodes() -> Iterator[tuple[str, ast.AST]]:
-    """Every syntax node of every test file, with its place."""
-    for path in sorted(TESTS.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            yield f"{path.relative_to(TESTS)}:{getattr(node, 'lineno', 0)}", node
+@cache
+def nodes() -> list[tuple[str, ast.AST]]:
+    """Every function and call of every test file, with its place."""
+    return [
+        (f"{path.relative_to(TESTS)}:{node.lineno}", node)
+        for path in sorted(TESTS.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Call)
+    ]
 
 
 def sleeps(node: ast.AST) -> bool:

@@ -5,7 +5,7 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import httpx
 import pytest
@@ -13,77 +13,32 @@ from fastapi import Depends, FastAPI, HTTPException
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import Session
 
-from antiphon import Event, InvalidEvent, Service, Transaction
+from antiphon import InvalidEvent
 from antiphon.errors import DeclarationError, StoreError
-from antiphon.runtime.runtime import Runtime
 from antiphon.sqlalchemy import ensure_tables, prepare, publish, publish_sync, read_only
+from tests.alchemy import (
+    Base,
+    Order,
+    OrderNoted,
+    OrderPlaced,
+    Place,
+    Seen,
+    engine_on,
+    in_a_file,
+    rows,
+    running,
+    until_billed,
+)
 
 pytestmark = pytest.mark.anyio
 
 
-class OrderPlaced(Event, key="order_id"):
-    """An order was taken by the existing application."""
-
-    order_id: str
-    cents: int
-
-
-class OrderNoted(Event, key="order_id", domain=True):
-    """Something that stays inside the service."""
-
-    order_id: str
-
-
-class Base(DeclarativeBase):
-    """The existing application's tables."""
-
-
-class Order(Base):
-    """An order."""
-
-    __tablename__ = "orders"
-    order_id: Mapped[str] = mapped_column(primary_key=True)
-    cents: Mapped[int]
-
-
-class Seen:
-    """A service that bills the orders it hears of."""
-
-    def __init__(self) -> None:
-        self.orders: list[str] = []
-        self.service = Service(
-            "billing", tables="CREATE TABLE IF NOT EXISTS bills (order_id TEXT PRIMARY KEY, cents INTEGER)"
-        )
-
-        @self.service.on(OrderPlaced)
-        async def bill(order: OrderPlaced, tx: Transaction) -> None:
-            await tx.execute("INSERT INTO bills VALUES (?, ?)", order.order_id, order.cents)
-            self.orders.append(order.order_id)
-
-
-@asynccontextmanager
-async def running(data: Path, *services: Service) -> AsyncIterator[Runtime]:
-    """The services, on the real clock."""
-    runtime = Runtime("app", [service.spec for service in services], data=data)
-    await runtime.start()
-    try:
-        yield runtime
-    finally:
-        await runtime.stop()
-
-
-@asynccontextmanager
-async def engine_on(data: Path) -> AsyncIterator[AsyncEngine]:
-    """The existing application's engine, prepared, with its tables."""
-    engine = prepare(create_async_engine(f"sqlite+aiosqlite:///{data / 'app.db'}"))
-    async with engine.begin() as connection:
-        await connection.run_sync(Base.metadata.create_all)
-    try:
-        yield engine
-    finally:
-        await engine.dispose()
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    """A file of the test's own."""
+    return in_a_file(tmp_path)
 
 
 def web_application(engine: AsyncEngine) -> FastAPI:
@@ -124,49 +79,36 @@ async def client_of(web: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def rows(runtime: Runtime, sql: str) -> list[tuple[Any, ...]]:
-    """Committed rows of the shared file."""
-    store = next(iter(runtime.stores.values()))
-    return [tuple(row) for row in await store.fetch_all(sql)]
-
-
-async def until_billed(runtime: Runtime, count: int) -> None:
-    """Wait until so many bills are committed."""
-    async with asyncio.timeout(60):
-        while await rows(runtime, "SELECT count(*) FROM bills") < [(count,)]:
-            await asyncio.to_thread(lambda: None)
-
-
-async def test_a_route_publishes_in_its_own_session(tmp_path: Path) -> None:
+async def test_a_route_publishes_in_its_own_session(place: Place) -> None:
     """The order and its event commit together; a handler of the app on the same file takes effect once."""
     seen = Seen()
-    async with running(tmp_path, seen.service) as runtime, engine_on(tmp_path) as engine:
+    async with running(place, seen.service) as runtime, engine_on(place) as engine:
         async with client_of(web_application(engine)) as client:
             answer = await client.post("/orders/o1?cents=250")
             assert answer.status_code == 201
-            await until_billed(runtime, 1)
+            await until_billed(place, runtime, 1)
             assert (await client.get("/orders/o1")).json() == 250
         assert await rows(runtime, "SELECT * FROM bills") == [("o1", 250)]
         logged = await rows(runtime, "SELECT id, type, key, service, correlation_id FROM antiphon_log")
         assert logged == [(answer.json()["event_id"], "OrderPlaced", "o1", "orders", None)]
 
 
-async def test_a_rolled_back_session_publishes_nothing(tmp_path: Path) -> None:
+async def test_a_rolled_back_session_publishes_nothing(place: Place) -> None:
     """A route that raises after it has published leaves neither order nor event; the next one works."""
     seen = Seen()
-    async with running(tmp_path, seen.service) as runtime, engine_on(tmp_path) as engine:
+    async with running(place, seen.service) as runtime, engine_on(place) as engine:
         async with client_of(web_application(engine)) as client:
             assert (await client.post("/orders/o1?cents=-1")).status_code == 422
             assert (await client.get("/orders/o1")).status_code == 404
             assert (await client.post("/orders/o2?cents=1")).status_code == 201
-            await until_billed(runtime, 1)
+            await until_billed(place, runtime, 1)
         assert await rows(runtime, "SELECT key FROM antiphon_log") == [("o2",)]
         assert seen.orders == ["o2"]
 
 
-async def test_a_commit_that_fails_publishes_nothing(tmp_path: Path) -> None:
+async def test_a_commit_that_fails_publishes_nothing(place: Place) -> None:
     """What the flush at commit refuses takes the event with it, and the gate is free again."""
-    async with running(tmp_path, Seen().service) as runtime, engine_on(tmp_path) as engine:
+    async with running(place, Seen().service) as runtime, engine_on(place) as engine:
         async with AsyncSession(engine) as session:
             session.add(Order(order_id="o1", cents=1))
             await session.commit()
@@ -178,21 +120,10 @@ async def test_a_commit_that_fails_publishes_nothing(tmp_path: Path) -> None:
         assert await rows(runtime, "SELECT type FROM antiphon_log") == [("OrderNoted",)]
 
 
-async def test_an_event_of_a_savepoint_that_is_undone_is_not_published(tmp_path: Path) -> None:
-    """``begin_nested`` works as ever: what it undoes was never published, the rest is."""
-    async with running(tmp_path, Seen().service) as runtime, engine_on(tmp_path) as engine:
-        async with AsyncSession(engine) as session, session.begin():
-            await publish(session, OrderPlaced("kept", 1), service="orders")
-            nested = await session.begin_nested()
-            await publish(session, OrderPlaced("undone", 1), service="orders")
-            await nested.rollback()
-        assert await rows(runtime, "SELECT key FROM antiphon_log") == [("kept",)]
-
-
-async def test_a_blocking_session_publishes_too(tmp_path: Path) -> None:
+async def test_a_blocking_session_publishes_too(place: Place, tmp_path: Path) -> None:
     """A plain Session in a thread, on the pysqlite driver; a domain event keeps its origin."""
     seen = Seen()
-    async with running(tmp_path, seen.service) as runtime:
+    async with running(place, seen.service) as runtime:
         engine = prepare(create_engine(f"sqlite:///{tmp_path / 'app.db'}"))
 
         def work() -> None:
@@ -205,47 +136,15 @@ async def test_a_blocking_session_publishes_too(tmp_path: Path) -> None:
                 publish_sync(session, OrderPlaced("o2", 1), service="orders")
 
         await asyncio.to_thread(work)
-        await until_billed(runtime, 1)
+        await until_billed(place, runtime, 1)
         engine.dispose()
         assert await rows(runtime, "SELECT key, origin FROM antiphon_log") == [("o1", 0), ("o1", 2)]
 
 
-async def test_sessions_and_the_runtime_write_at_once_and_lose_nothing(tmp_path: Path) -> None:
-    """Async sessions, a thread with blocking ones, and the runtime take turns: all is there, each once."""
-    seen = Seen()
-    each = 60
-    async with running(tmp_path, seen.service) as runtime, engine_on(tmp_path) as engine:
-        blocking = prepare(create_engine(f"sqlite:///{tmp_path / 'app.db'}"))
-
-        async def by_session(number: int) -> None:
-            async with AsyncSession(engine) as session, session.begin():
-                session.add(Order(order_id=f"a{number}", cents=1))
-                await publish(session, OrderPlaced(f"a{number}", 1), service="orders")
-
-        def in_thread() -> None:
-            for number in range(each):
-                with Session(blocking) as session, session.begin():
-                    session.add(Order(order_id=f"t{number}", cents=1))
-                    publish_sync(session, OrderPlaced(f"t{number}", 1), service="orders")
-
-        async def by_runtime() -> None:
-            for number in range(each):
-                await runtime.publish("billing", OrderPlaced(f"r{number}", 1))
-
-        async with asyncio.timeout(60):
-            await asyncio.gather(*map(by_session, range(each)), asyncio.to_thread(in_thread), by_runtime())
-        await until_billed(runtime, 3 * each)
-        blocking.dispose()
-        names = sorted(f"{who}{number}" for who in "art" for number in range(each))
-        assert sorted(seen.orders) == names
-        assert await rows(runtime, "SELECT order_id FROM bills ORDER BY order_id") == [(name,) for name in names]
-        assert await rows(runtime, "SELECT count(*) FROM orders") == [(2 * each,)]
-
-
-async def test_the_bell_rings_after_the_commit(tmp_path: Path) -> None:
+async def test_the_bell_rings_after_the_commit(place: Place) -> None:
     """A handler hears of the event by the bell: with the runtime's upkeep stopped there is no other way."""
     seen = Seen()
-    async with running(tmp_path, seen.service) as runtime, engine_on(tmp_path) as engine:
+    async with running(place, seen.service) as runtime, engine_on(place) as engine:
         steward = next(task for task in asyncio.all_tasks() if task.get_name() == "steward of app")
         async with asyncio.timeout(10):
             while not runtime.workers:
@@ -256,20 +155,20 @@ async def test_the_bell_rings_after_the_commit(tmp_path: Path) -> None:
             await publish(session, OrderPlaced("o1", 1), service="orders")
             assert seen.orders == []
             await session.commit()
-        await until_billed(runtime, 1)
+        await until_billed(place, runtime, 1)
 
 
-async def test_a_session_that_waits_stops_nobody_else_on_the_loop(tmp_path: Path) -> None:
+async def test_a_session_that_waits_stops_nobody_else_on_the_loop(place: Place) -> None:
     """While sessions wait for the gate, the loop runs; a waiter that is cancelled leaves the line."""
-    async with running(tmp_path, Seen().service) as runtime, engine_on(tmp_path) as engine:
+    async with running(place, Seen().service) as runtime, engine_on(place) as engine:
 
-        async def place(order_id: str) -> None:
+        async def order(order_id: str) -> None:
             async with AsyncSession(engine) as session, session.begin():
                 await publish(session, OrderPlaced(order_id, 1), service="orders")
 
         async with runtime.transaction("billing") as tx:
             await tx.execute("INSERT INTO bills VALUES ('x', 1)")
-            waiting = [asyncio.create_task(place(f"o{number}")) for number in range(4)]
+            waiting = [asyncio.create_task(order(f"o{number}")) for number in range(4)]
             for _ in range(50):
                 await asyncio.to_thread(lambda: None)
             assert not any(task.done() for task in waiting)
@@ -280,9 +179,9 @@ async def test_a_session_that_waits_stops_nobody_else_on_the_loop(tmp_path: Path
         assert await rows(runtime, "SELECT key FROM antiphon_log ORDER BY key") == [("o0",), ("o2",), ("o3",)]
 
 
-async def test_a_reading_session_waits_for_no_writer(tmp_path: Path) -> None:
+async def test_a_reading_session_waits_for_no_writer(place: Place) -> None:
     """``read_only`` sessions read beside a writer; a write or a publication in one is refused."""
-    async with running(tmp_path, Seen().service) as runtime, engine_on(tmp_path) as engine:
+    async with running(place, Seen().service) as runtime, engine_on(place) as engine:
         async with runtime.transaction("billing") as tx:
             await tx.execute("INSERT INTO bills VALUES ('x', 1)")
             async with asyncio.timeout(5), AsyncSession(read_only(engine)) as session:
@@ -298,9 +197,9 @@ async def test_a_reading_session_waits_for_no_writer(tmp_path: Path) -> None:
                 await session.execute(text("DELETE FROM bills"))
 
 
-async def test_what_is_wrong_is_said_before_anything_is_written(tmp_path: Path) -> None:
+async def test_what_is_wrong_is_said_before_anything_is_written(place: Place) -> None:
     """Invalid data, a class that is no event, a bad service name: refused, and the session goes on."""
-    async with running(tmp_path, Seen().service) as runtime, engine_on(tmp_path) as engine:
+    async with running(place, Seen().service) as runtime, engine_on(place) as engine:
         async with AsyncSession(engine) as session, session.begin():
             with pytest.raises(InvalidEvent, match=r"\$\.cents"):
                 await publish(session, OrderPlaced("o1", "much"), service="orders")  # type: ignore[arg-type]
@@ -312,9 +211,9 @@ async def test_what_is_wrong_is_said_before_anything_is_written(tmp_path: Path) 
         assert await rows(runtime, "SELECT key FROM antiphon_log") == [("o1",)]
 
 
-async def test_a_file_without_our_tables_is_said(tmp_path: Path) -> None:
+async def test_a_file_without_our_tables_is_said(place: Place) -> None:
     """On a file where no app has run, the error names the two ways out; `ensure_tables` is one of them."""
-    async with engine_on(tmp_path) as engine:
+    async with engine_on(place) as engine:
         async with AsyncSession(engine) as session:
             with pytest.raises(StoreError, match=r"Start the app once on this file, or call ensure_tables"):
                 await publish(session, OrderPlaced("o1", 1), service="orders")
@@ -322,8 +221,8 @@ async def test_a_file_without_our_tables_is_said(tmp_path: Path) -> None:
         ensure_tables(engine)
         async with AsyncSession(engine) as session, session.begin():
             await publish(session, OrderPlaced("o1", 1), service="orders")
-    async with running(tmp_path, Seen().service) as runtime:
-        await until_billed(runtime, 1)
+    async with running(place, Seen().service) as runtime:
+        await until_billed(place, runtime, 1)
 
 
 async def test_an_engine_that_is_not_prepared_is_said(tmp_path: Path) -> None:

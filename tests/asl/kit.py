@@ -14,6 +14,15 @@ from antiphon.testing.clock import VirtualClock
 from antiphon.workflow import MachineHandle
 from tests.runtime.kit import World, running
 
+JSONATA = {"QueryLanguage": "JSONata"}
+TASK = {"Type": "Task", "Resource": "note"}
+TOKEN_TASK = {
+    "Type": "Task",
+    "Resource": "hand_out.waitForTaskToken",
+    "Parameters": {"token.$": "$$.Task.Token"},
+    "HeartbeatSeconds": 100,
+    "TimeoutSeconds": 250,
+}
 TABLES = "CREATE TABLE IF NOT EXISTS effects (n INTEGER PRIMARY KEY, what TEXT NOT NULL)"
 
 
@@ -30,6 +39,16 @@ class Ended(NamedTuple):
     state: str
     output: Any
     error: str | None
+
+
+def done(output: Any) -> Ended:
+    """A run that has come to *output*."""
+    return Ended("COMPLETED", output, None)
+
+
+def failed(text: str) -> Ended:
+    """A run that has failed so."""
+    return Ended("FAILED", None, f"StateFailed: {text}.")
 
 
 async def note(given: Any, tx: Transaction) -> Any:

@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 
 from antiphon.errors import DeclarationError
 from antiphon.policy.asl.loading import load
-from tests.asl.kit import only, states
+from tests.asl.kit import JSONATA, only, states
 
 IS_NULL = {"Variable": "$", "IsNull": True}
 SUCCEED = {"Type": "Succeed"}
 TASK = {"Type": "Task", "Resource": "x"}
-JSONATA = {"QueryLanguage": "JSONata"}
 PASS = {"Type": "Pass", "End": True}
 BRANCH = {"StartAt": "In", "States": {"In": PASS}}
 MAP = {"Type": "Map", "ItemProcessor": BRANCH}

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 
+from antiphon.broker import librdkafka
 from antiphon.broker.connecting import bus_at
 from antiphon.ports import Bus, LoggedEvent, Unreadable
 from antiphon.runtime.clock import SystemClock
@@ -48,4 +49,6 @@ async def main(url: str, path: str, owner: str) -> None:
 
 
 if __name__ == "__main__":
+    # A group waits at each change until it has heard of all, or given them up: here for less long than in life.
+    librdkafka._SESSION_MS, librdkafka._HEARTBEAT_MS = 3_000, 500
     asyncio.run(main(*sys.argv[1:]))

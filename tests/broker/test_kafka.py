@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
-import ssl
 import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -23,8 +21,7 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 from antiphon.broker.connecting import bus_at
 from antiphon.broker.feed import PATIENCE_S as PATIENCE_OF_A_BUS_S
 from antiphon.broker.kafka import KafkaBus, removable
-from antiphon.broker.librdkafka import counts_in, settings_of
-from antiphon.errors import BusError, DeclarationError
+from antiphon.errors import BusError
 from antiphon.model.envelope import Envelope
 from antiphon.model.retry import days
 from antiphon.ports import LoggedEvent, Unreadable
@@ -35,15 +32,14 @@ from antiphon.testing.conformance.bus import A, B, Reader
 from antiphon.testing.conformance.kit import envelope, log_of, numbers
 from antiphon.testing.kafka import PRODUCE, KafkaServer
 from antiphon.testing.line import Line, line_to
-from antiphon.testing.servers import free_port, running
+from antiphon.testing.servers import running
+from tests.broker.kafka import PARTITIONS, PATIENCE_S, TOPIC, bus_of
 from tests.broker.tansu import Tansu
 from tests.conftest import require
 
 pytestmark = pytest.mark.anyio
 
-TOPIC = "antiphon.kafka_test"
-PARTITIONS, KEYS = 6, 40
-PATIENCE_S = 60
+KEYS = 40
 READ_S = 20
 #: Errors of the protocol that a broker answers with: some are tried again by the library, some are for good.
 NOT_LEADER, TIMED_OUT, TOO_LARGE, NOT_ENOUGH_REPLICAS, UNKNOWN_PRODUCER, NO_CONNECTION = 6, 7, 10, 19, 59, -195
@@ -57,20 +53,6 @@ async def cluster() -> AsyncIterator[KafkaServer]:
         assert isinstance(server, KafkaServer)
         await server.make_topic(TOPIC, PARTITIONS)
         yield server
-
-
-@asynccontextmanager
-async def bus_of(url: str) -> AsyncIterator[KafkaBus]:
-    """An open bus on the topic."""
-    name = f"{'&' if '?' in url else '?'}name={TOPIC.partition('.')[2]}"
-    bus = bus_at(f"{url}{name}", "", keep=days(7))(Path(), clock=SystemClock(), owner="one")
-    assert isinstance(bus, KafkaBus)
-    try:
-        await bus.open()
-        await bus.expect({"receiver": [A, B]})
-        yield bus
-    finally:
-        await bus.close()
 
 
 @contextmanager
@@ -138,7 +120,7 @@ async def test_a_key_has_one_partition_and_it_is_that_of_other_clients(cluster: 
     assert len({number for each in places.values() for number in each}) == PARTITIONS
 
 
-# A group takes up to ten seconds for each of the three rebalances, on an idle machine.
+# A group takes up to a session for each of the three rebalances, and a machine that does other things longer.
 @pytest.mark.timeout(300)
 async def test_a_rebalance_under_load(cluster: KafkaServer, tmp_path: Path) -> None:
     """While events come, a second process of the service joins, and is killed: each event is stored once, and those
@@ -465,91 +447,3 @@ async def test_a_cluster_that_removes_nothing_stops_no_receiver(cluster: KafkaSe
             await cast("KafkaBus", bus).purge(clock.now_ms())
     finally:
         await bus.close()
-
-
-# ------------------------------------------------------------------ where it is
-
-
-def test_what_a_url_says() -> None:
-    """Servers, encryption, user and password, files, and what a topic is made with."""
-    url = "kafka+ssl://me:p%40ss@one:9093,two:9094?sasl=SCRAM-SHA-512&ca=/ca.pem&partitions=24&replication=3"
-    settings = settings_of(url)
-    assert {name: settings.get(name) for name in ("bootstrap.servers", "security.protocol", "ssl.ca.location")} == {
-        "bootstrap.servers": "one:9093,two:9094",
-        "security.protocol": "sasl_ssl",
-        "ssl.ca.location": "/ca.pem",
-    }
-    assert {name: value for name, value in settings.items() if name.startswith("sasl.")} == {
-        "sasl.mechanism": "SCRAM-SHA-512",
-        "sasl.username": "me",
-        "sasl.password": "p@ss",
-    }
-    assert counts_in(url) == {"partitions": 24, "replication": 3}
-    assert settings_of("kafka://one:9092")["security.protocol"] == "plaintext"
-
-
-@pytest.mark.parametrize(
-    ("query", "says"),
-    [
-        ("partition=3", "There are: partitions, replication, sasl, ca, cert, key"),
-        ("partitions=0", "1 to"),
-        ("partitions=many", "1 to"),
-        ("sasl=NTLM", "PLAIN"),
-    ],
-)
-def test_an_option_that_is_none(query: str, says: str) -> None:
-    """The error names those that there are, and no password."""
-    make = bus_at(f"kafka://me:secret@one:9092?{query}", "shop", keep=days(7))
-    with pytest.raises(DeclarationError, match=says) as raised:
-        make(Path(), clock=SystemClock(), owner="one")
-    assert "secret" not in str(raised.value)
-
-
-async def test_a_user_whom_the_cluster_refuses() -> None:
-    """The error says why it cannot be used, and not the password."""
-    require("Tansu", Tansu.is_there())
-    server = Tansu()
-    server.asks_who = True
-    try:
-        await server.start()
-        with pytest.raises(BusError, match=r"it cannot be reached: .*SASL.* authentication failed") as raised:
-            async with bus_of(server.url.replace("://", "://me:secret@") + "?sasl=SCRAM-SHA-512"):
-                pass
-    finally:
-        server.close()
-    assert "secret" not in str(raised.value)
-
-
-async def test_an_encrypted_connection(tmp_path: Path) -> None:
-    """``kafka+ssl://`` with the certificate of who signed the cluster's; without it, the cluster is not trusted."""
-    require("openssl", shutil.which("openssl") is not None)
-    require("Kafka's mock cluster", KafkaServer.is_there())
-    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
-    made = await asyncio.create_subprocess_exec(
-        *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"),
-        *("-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)),
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    assert await made.wait() == 0
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate, key)
-    async with running(KafkaServer) as server, line_to(server.url, context) as line:
-        assert isinstance(server, KafkaServer)
-        await server.make_topic(TOPIC, PARTITIONS)
-        await server.advertise(line.port)
-        url = line.url.replace("kafka://", "kafka+ssl://")
-        async with bus_of(f"{url}?ca={certificate}") as bus:
-            await bus.send("s", 0, 1, [envelope(1)])
-            assert await Reader(bus).until(1) == [1]
-        with pytest.raises(BusError, match="it cannot be reached"):
-            async with bus_of(url):
-                pass
-
-
-async def test_a_password_is_told_to_nobody(caplog: pytest.LogCaptureFixture) -> None:
-    """Neither by the error when no broker is there, nor in the log."""
-    with pytest.raises(BusError, match="it cannot be reached") as raised:
-        async with bus_of(f"kafka://me:secret@127.0.0.1:{free_port()}"):
-            pass
-    assert "secret" not in f"{raised.value}{raised.value.__cause__}{caplog.text}"
-    assert "kafka://127.0.0.1:" in str(raised.value)

@@ -95,9 +95,10 @@ def _watched(life: Life) -> Iterator[None]:
 
 
 async def crash_after_every_commit(
-    app: App, play: Callable[[Life], Awaitable[None]], look: Callable[[World], Any]
+    app: App, play: Callable[[Life], Awaitable[None]], look: Callable[[World], Any], *, every: int = 1
 ) -> int:
-    """Play without a crash, and then with one after each commit; each time *look* must see the same at the end.
+    """Play without a crash, and then with one after each commit (or each of so many); each time *look* must see the
+    same at the end.
 
     Returns how many commits there were.
     """
@@ -113,7 +114,7 @@ async def crash_after_every_commit(
                 return look(world), life.steps
 
     expected, steps = await lived(None)
-    for at in itertools.count(1):
+    for at in itertools.count(1, every):
         if at > steps:
             return steps
         found, _ = await lived(at)

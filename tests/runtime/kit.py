@@ -70,3 +70,8 @@ async def running(
         if not stopping.done():
             await clock.advance(_GRACE_S)  # handlers that sleep in virtual time end, or are cut short
         await stopping
+
+
+async def outcome(world: World, handler: str) -> list[str]:
+    """The statuses of a handler's events, in order."""
+    return list((await world.statuses(handler)).values())

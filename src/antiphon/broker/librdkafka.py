@@ -20,8 +20,9 @@ LARGEST = 2 * 1024 * 1024
 _CHUNK = 256
 #: How long a thread waits for what comes before it looks whether it shall end.
 _POLL_S = 0.1
-#: Whoever dies is missed by its group after so long.
+#: Whoever dies is missed by its group after so long; whoever lives shows it so often, and hears of changes then.
 _SESSION_MS = 10_000
+_HEARTBEAT_MS = 3_000
 _COMMIT_EVERY_MS = 500
 #: What a URL may ask for, and the library's names for files.
 _COUNTS = ("partitions", "replication")
@@ -123,6 +124,7 @@ class Reader:
                 "group.id": group,
                 "partition.assignment.strategy": "cooperative-sticky",
                 "session.timeout.ms": _SESSION_MS,
+                "heartbeat.interval.ms": _HEARTBEAT_MS,
                 "auto.offset.reset": "earliest",
                 # What `store` notes is committed now and then, before a partition is given away, and at the end.
                 "enable.auto.commit": True,
