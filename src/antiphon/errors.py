@@ -158,5 +158,9 @@ class BusError(AntiphonError):
     """The bus cannot be reached, or has not confirmed. Nothing is lost: what waits for it waits in the logs."""
 
 
+class PositionUnknown(BusError):
+    """A receiver has read further than the bus goes: it is not the bus that it read from."""
+
+
 class LeaseLost(StoreError):
     """Another worker has taken the handler over; this one's unsettled work is rolled back."""

@@ -421,7 +421,8 @@ class Bus(Protocol):
 
     async def receive(self, receiver: str, after: Mapping[str, int], limit: int) -> Sequence[LoggedEvent | Unreadable]:
         """The next events of each type after its position, in the bus's order. All events of these types
-        up to the last one returned are among them. *receiver* has durably taken what lies before *after*."""
+        up to the last one returned are among them. *receiver* has durably taken what lies before *after*. Raises
+        PositionUnknown where that is further than the bus has ever gone; then it is read from its beginning."""
 
     async def expect(self, receivers: Mapping[str, Sequence[str]]) -> None:
         """Keep events of these types for each receiver, whether it runs yet or not, until it has taken them.

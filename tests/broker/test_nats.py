@@ -10,9 +10,12 @@ import msgspec
 import pytest
 
 from antiphon.ports import Bus, LoggedEvent, Unreadable
+from antiphon.runtime.clock import SystemClock
+from antiphon.runtime.inlet import Inlet
+from antiphon.store.sqlite.store import SqliteStore
 from antiphon.testing.conformance.bus import A, B, events_of, opened
 from antiphon.testing.conformance.engines import buses_of
-from antiphon.testing.conformance.kit import envelope
+from antiphon.testing.conformance.kit import envelope, numbers
 from antiphon.wire import STRUCTURED
 from tests.broker.engines import required
 from tests.servers import engine_called
@@ -64,6 +67,28 @@ async def test_headers_that_are_none_block_nobody(headers: bytes, tmp_path: Path
         await put_raw(url, f"{mine._prefix}.somebody.anything", headers)
         await bus.send("s", 0, 1, [envelope(1)])
         await _comes_after_what_cannot_be_read(bus)
+
+
+async def test_a_stream_that_was_made_anew_is_read_from_its_beginning(tmp_path: Path) -> None:
+    """Its numbers begin again, or are not those of the broker that was there before: nothing is passed over."""
+    clock = SystemClock()
+    store = SqliteStore(tmp_path / "store.db", clock=clock, owner="test")
+    await store.open()
+    async with buses_of(NATS, await required(NATS)) as make, opened(make, tmp_path) as (bus,):
+        async with store.unit() as unit:
+            await unit.move_position(f"read:{A}", 5_000)
+        await bus.send("s", 0, 3, [envelope(n) for n in (1, 2, 3)])
+        running = asyncio.create_task(Inlet("receiver", [A, B], store, bus, clock).run())
+        try:
+            async with asyncio.timeout(30):
+                while await store.head() < 3 and not running.done():
+                    await clock.sleep(0.02)
+        finally:
+            running.cancel()
+            await asyncio.wait([running])
+        assert sorted(numbers(await store.read_log(0, 10))) == [1, 2, 3]
+        assert (await store.positions())[f"read:{A}"] == 3
+    await store.close()
 
 
 async def put_raw(url: str, subject: str, headers: bytes) -> None:

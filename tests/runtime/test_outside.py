@@ -137,6 +137,29 @@ async def test_a_plain_function_runs_in_a_thread_with_the_same_guarantees(tmp_pa
         assert threading.get_ident() not in threads
 
 
+async def test_waiting_for_others_who_write_is_not_the_handlers_time(tmp_path: Path) -> None:
+    """A neighbour keeps the writer for longer than a handler may take, which waits to write: it ends all the same."""
+    mail = Service("mail", tables="CREATE TABLE letters (customer TEXT)")
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[None] = loop.create_future()
+
+    @mail.on(Ordered, retry=Retry(attempts=1), timeout=seconds(0.05))
+    async def send(event: Ordered, tx: Transaction) -> None:
+        await answer
+        await tx.execute("INSERT INTO letters VALUES (?)", event.customer)
+
+    async with running(tmp_path, shop(), mail) as world:
+        await world.publish("shop", Ordered("a", 0))
+        async with world.store.unit():
+            stalled = asyncio.Event()
+            answer.set_result(None)
+            loop.call_later(0.2, stalled.set)
+            await stalled.wait()
+        await world.clock.rest()
+        assert await world.rows("SELECT customer FROM letters") == [("a",)]
+        assert await world.rows("SELECT outcome, error_type FROM antiphon_attempts WHERE outcome <> 'completed'") == []
+
+
 async def test_a_time_out_is_a_failed_attempt(tmp_path: Path) -> None:
     """A handler that does not end within its limit is cancelled and retried."""
     mail = Service("mail")

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from itertools import islice
 from typing import Any
 
-from antiphon.errors import BusError
+from antiphon.errors import BusError, PositionUnknown
 from antiphon.ports import LoggedEvent, Unreadable
 
 _READ_AHEAD = 1_024
@@ -127,6 +127,8 @@ class Feeds(ABC):
         feed = self._feeds.get(receiver)
         if feed is not None and feed.error is not None:
             del self._feeds[receiver]
+            if isinstance(feed.error, PositionUnknown):
+                raise feed.error
             what = feed.error.what if isinstance(feed.error, BusError) else str(feed.error)
             raise BusError(f"it cannot be read: {what}", where=self._where, mend=AGAIN) from feed.error
         if feed is None or not feed.fits(after):

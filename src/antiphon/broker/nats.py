@@ -23,7 +23,7 @@ from antiphon.broker.feed import AGAIN, PATIENCE_S, Feed, Feeds
 from antiphon.broker.jetstream import Confirmations, connected, place_of, pulled
 from antiphon.broker.naming import checked, plain, quoted, shown
 from antiphon.broker.waves import waves
-from antiphon.errors import BusError, InvalidEvent, PayloadTooLarge, Undecodable
+from antiphon.errors import BusError, InvalidEvent, PayloadTooLarge, PositionUnknown, Undecodable
 from antiphon.model.envelope import Envelope
 from antiphon.model.retry import milliseconds
 from antiphon.ports import Ability, Clock, LoggedEvent, Unreadable
@@ -213,6 +213,13 @@ class NatsBus(Feeds):
             inactive_threshold=2 * _FETCH_S,
         )
         async with self._translated("cannot be consumed", nats.errors.Error):
+            last = (await js.stream_info(self._stream)).state.last_seq
+            if feed.highest > last:
+                # It was made anew, or has lost its end, or the numbers are another broker's.
+                await (await js.key_value(self._stream)).put(feed.receiver, b"0")
+                raise PositionUnknown(
+                    f"{feed.receiver} has read it up to {feed.highest}, and it ends at {last}", where=self._where
+                )
             consumer = (await js.add_consumer(self._stream, config)).name
         types = frozenset(map(quoted, feed.types))
         delivered = 0

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
+from antiphon.errors import PositionUnknown
 from antiphon.ports import RECEIVED, Bus, Clock, Unreadable
 from antiphon.runtime.signals import Waker
 from antiphon.store.base import SqlStore
 from antiphon.store.quarantine import quarantine
+
+log = logging.getLogger("antiphon.runtime")
 
 BATCH = 256
 _REPORT_EVERY_MS = 5_000
@@ -41,7 +45,13 @@ class Inlet:
             after = {type_: positions.get(f"read:{type_}", 0) for type_ in self._types}
             while True:
                 self._waker.clear()
-                if not await self._move(after):
+                try:
+                    moved = await self._move(after)
+                except PositionUnknown as error:
+                    log.warning("%s begins anew: %s", self.name, error)
+                    await self._begin_anew(after)
+                    continue
+                if not moved:
                     await self._report(min(after.values()))
                     await self._waker.wait(None if self._reported == min(after.values()) else _REPORT_EVERY_MS)
         finally:
@@ -67,6 +77,14 @@ class Inlet:
         for type_, seq in after.items():
             after[type_] = max(seq, upto)
         return True
+
+    async def _begin_anew(self, after: dict[str, int]) -> None:
+        """Read the bus from its beginning. What is in the log already is known by its id."""
+        async with self._store.unit() as unit:
+            for type_ in after:
+                await unit.execute(unit.query("forget_position"), (f"read:{type_}",))
+        after.update(dict.fromkeys(after, 0))
+        self._reported = 0
 
     async def _report(self, seq: int) -> None:
         """Tell the bus now and then how far this service is, so that it need not keep the rest."""

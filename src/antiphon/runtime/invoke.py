@@ -215,11 +215,14 @@ class Invoker:
 
         return call
 
-    async def within_limit(self, call: Awaitable[Any]) -> Any:
-        """Await *call*. Raises HandlerTimeout when it takes longer than the handler may."""
+    async def within_limit(self, call: Awaitable[Any], tx: Transaction | None = None) -> Any:
+        """Await *call*. Raises HandlerTimeout when it takes longer than the handler may; what *tx* waits for others
+        who write does not count."""
         limit_s = (self.spec.timeout or DEFAULT_TIMEOUT).total_seconds()
         try:
             async with asyncio.timeout(limit_s) as limit:
+                if tx is not None:
+                    tx.limit = limit
                 return await call
         except TimeoutError as error:
             if not limit.expired():
@@ -227,6 +230,9 @@ class Invoker:
             raise HandlerTimeout(
                 f"did not end within {limit_s:g} s", where=self.spec.name, mend="Raise its timeout="
             ) from error
+        finally:
+            if tx is not None:
+                tx.limit = None
 
     def publish(self, tx: Transaction, result: Any) -> None:
         """Publish what a handler returned: an event, several, or None. Raises NotAnnotated, InvalidEvent."""

@@ -161,7 +161,7 @@ class OutsideRunner:
             call = self._invoker.call(attempt.event, attempt.number, tx)
         else:
             call = self._clock.run_blocking(self._invoker.blocking(attempt.event, attempt.number, tx))
-        return await self._invoker.within_limit(call)
+        return await self._invoker.within_limit(call, tx)
 
     async def _settle_failure(self, lease: Lease, attempt: Attempt, error: Exception, effects: Effects | None) -> None:
         event_id = attempt.event.envelope.id

@@ -169,7 +169,7 @@ class Runtime:
         if not self._joined.is_set():
             # A bus that is away delays nobody: events wait in the logs.
             self._keep_running("joining of the bus", partial(self._join, bus))
-            self._start_outlet(GATEWAY, hub, bus)
+            self._start_outlet(GATEWAY, hub, bus, is_one_of_many=True)
 
     def _distinct_stores(self) -> list[SqlStore]:
         """The store of each service here. One that is shared is open in a process without services too."""
@@ -221,8 +221,8 @@ class Runtime:
             self._keep_running(inlet.name, partial(self._once_joined, inlet.run))
             self._start_outlet(spec.name, store, self.bus)
 
-    def _start_outlet(self, service: str, store: SqlStore, bus: Bus) -> None:
-        outlet = Outlet(service, store, bus, self.clock)
+    def _start_outlet(self, service: str, store: SqlStore, bus: Bus, *, is_one_of_many: bool = False) -> None:
+        outlet = Outlet(service, store, bus, self.clock, is_one_of_many=is_one_of_many)
         self._outlets.append(outlet)
         self._keep_running(outlet.name, partial(self._once_joined, outlet.run))
 

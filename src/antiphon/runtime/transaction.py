@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -103,6 +103,7 @@ class Transaction:
         "_unit",
         "effects",
         "lease",
+        "limit",
         "outgoing",
         "unmarked",
         "wrote",
@@ -129,6 +130,8 @@ class Transaction:
         self.effects: Effects | None = None
         #: By which an attempt runs outside the batch.
         self.lease: Lease | None = None
+        #: Until when the handler has to end. The wait for others who write is not its time.
+        self.limit: asyncio.Timeout | None = None
         self.wrote = False
         #: Whether the batch has something of it that cannot be undone by itself.
         self.unmarked = False
@@ -409,7 +412,8 @@ class Transaction:
         async with self._opening:
             if self._unit is None and not self._over:
                 manager = self._store.unit()
-                self._unit = await manager.__aenter__()
+                with _not_counted(self.limit):
+                    self._unit = await manager.__aenter__()
                 self._manager = manager
                 if self._over:
                     # It ended meanwhile (a time-out). Left open, it would keep every other writer waiting.
@@ -436,6 +440,23 @@ class Transaction:
         timer = Timer(timer_id or envelope.id, due_ms, clock, recurrence, envelope, origin)
         await unit.put_timer(timer)
         return timer.id
+
+
+@contextmanager
+def _not_counted(limit: asyncio.Timeout | None) -> Iterator[None]:
+    """What is awaited is the store's time, and not that of whom *limit* ends."""
+    end = None if limit is None or limit.expired() else limit.when()
+    if limit is None or end is None:
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    left = end - loop.time()
+    limit.reschedule(None)
+    try:
+        yield
+    finally:
+        with suppress(RuntimeError):  # the handler has ended, and left a task behind
+            limit.reschedule(loop.time() + left)
 
 
 async def _undo(manager: AbstractAsyncContextManager[Unit] | None, unit: Unit | None, error: BaseException) -> None:

@@ -178,6 +178,10 @@ UPDATE antiphon_handlers SET paused_until_ms = ?, pause_reason = ? WHERE id = ? 
 -- Two movers cannot both win: who starts from a place that the other has passed changes nothing.
 UPDATE antiphon_positions SET seq = ?, updated_ms = ? WHERE name = ? AND seq <= ?
 
+-- name: forget_position
+-- It is no place in what is read now.
+DELETE FROM antiphon_positions WHERE name = ?
+
 -- name: put_position
 -- A position not seen before.
 INSERT INTO antiphon_positions (name, seq, updated_ms) VALUES (?, 0, ?) ON CONFLICT (name) DO NOTHING

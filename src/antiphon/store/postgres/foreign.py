@@ -57,7 +57,11 @@ class Outbox:
         log = f'"{schema}".antiphon_log'
         insert = f"INSERT INTO {log} ({names}) VALUES ({marks}) ON CONFLICT (id) DO NOTHING"  # noqa: S608  own names
         self._insert = _typed(insert, **_COLUMNS)
-        self._take = _typed("SELECT pg_advisory_xact_lock(:lock)", lock=BIGINT)
+        # As in the block lock_log: who stands still there loses the lock.
+        self._take = _typed(
+            "SELECT set_config('idle_in_transaction_session_timeout', '15s', true), pg_advisory_xact_lock(:lock)",
+            lock=BIGINT,
+        )
         self._ring = _typed("SELECT pg_notify(:channel, :owner)", channel=TEXT, owner=TEXT)
         self._look = _typed("SELECT to_regclass(:name) IS NOT NULL", name=TEXT)
 

@@ -2,8 +2,9 @@
 -- is served. A part_ is none by itself.
 
 -- name: lock_log
--- Until the commit nobody else appends: positions become visible in order.
-SELECT pg_advisory_xact_lock($1)
+-- Until the commit nobody else appends: positions become visible in order. (Here and below: who has what others wait
+-- for, and then says nothing for as long as a lease lasts, stands still, or is gone without a word, and loses it.)
+SELECT set_config('idle_in_transaction_session_timeout', '15s', true), pg_advisory_xact_lock($1)
 
 -- name: append
 -- Append events, a column each; an id that is there already is skipped.
@@ -55,7 +56,8 @@ FROM antiphon_log WHERE seq IN (SELECT value::bigint FROM json_array_elements_te
 WITH moved AS (UPDATE antiphon_handlers
     SET strikes = CASE WHEN seq < ?1 THEN 0 ELSE strikes END, seq = greatest(seq, ?1), handled = handled + ?2,
         failed_invocations = failed_invocations + ?3, updated_ms = ?4
-    WHERE id = ?5 AND epoch = ?6 RETURNING id)
+    WHERE id = ?5 AND epoch = ?6
+    RETURNING id, set_config('idle_in_transaction_session_timeout', '15s', true))
 INSERT INTO antiphon_progress (handler_id, seq, at_ms) SELECT id, ?1, ?4 FROM moved
 ON CONFLICT (handler_id, seq) DO UPDATE SET at_ms = excluded.at_ms
 
@@ -280,7 +282,7 @@ WHERE EXISTS (SELECT 1 FROM pg_locks AS l WHERE l.locktype = 'advisory' AND l.gr
 
 -- name: holds_lease
 -- Whether a handler's lease is still the one that is meant; until the commit it stays so.
-SELECT 1 FROM antiphon_handlers WHERE id = ? AND epoch = ? FOR NO KEY UPDATE
+SELECT set_config('idle_in_transaction_session_timeout', '15s', true) FROM antiphon_handlers WHERE id = ? AND epoch = ? FOR NO KEY UPDATE
 
 -- name: put_worker
 -- A process has this open now. Who has gone without a word is forgotten.
@@ -296,3 +298,27 @@ FROM antiphon_deliveries AS d
 JOIN antiphon_handlers AS h ON h.id = d.handler_id
 JOIN antiphon_log AS l ON l.seq = d.seq
 WHERE d.status IN ('ERROR', 'FAILED')
+
+-- name: move_cursor
+-- Fenced: changes nothing unless the lease is still the handler's.
+UPDATE antiphon_handlers
+SET strikes = CASE WHEN seq < ?1 THEN 0 ELSE strikes END, seq = greatest(seq, ?1), handled = handled + ?2,
+    failed_invocations = failed_invocations + ?3, updated_ms = ?4
+WHERE id = ?5 AND epoch = ?6
+RETURNING set_config('idle_in_transaction_session_timeout', '15s', true)
+
+-- name: take_turn
+-- The row of a partition of a handler, which nobody else changes until the transaction ends.
+SELECT *, set_config('idle_in_transaction_session_timeout', '15s', true) FROM antiphon_handlers WHERE name = ? AND part = ? FOR UPDATE
+
+-- name: take_redrive
+-- A redrive, which nobody else moves on until the transaction ends.
+SELECT *, set_config('idle_in_transaction_session_timeout', '15s', true) FROM antiphon_redrives WHERE id = ? FOR UPDATE
+
+-- name: due_timers
+-- Timers of one clock whose time has come. Another process that fires them waits for this one.
+SELECT id, due_ms, clock, recurrence, type, version, key, service, correlation_id, causation_id, traceparent,
+       target, request_id, deadline_ms, origin, data
+FROM antiphon_timers WHERE clock = ? AND due_ms <= ?
+  AND set_config('idle_in_transaction_session_timeout', '15s', true) IS NOT NULL
+ORDER BY due_ms, id LIMIT ? FOR UPDATE

@@ -20,8 +20,12 @@ from antiphon.store.postgres.statements import as_it_was, kept, named_rows, numb
 from antiphon.store.served.unit import OURS, ServedUnit
 
 _BEGIN = b"BEGIN"
-#: The transaction's number, and since when the server runs that gives it.
-_WHO = b"SELECT pg_current_xact_id()::text || ' ' || pg_postmaster_start_time()::text"
+#: The transaction's number, and since when the server runs that gives it. Who dies amid it without a word, as by a
+#: power cut of its machine, keeps its locks no longer than five minutes.
+_WHO = (
+    b"SELECT pg_current_xact_id()::text || ' ' || pg_postmaster_start_time()::text,"
+    b" set_config('idle_in_transaction_session_timeout', '300s', true)"
+)
 _MARK, _UNMARK, _BACK = b"SAVEPOINT antiphon_event", b"RELEASE antiphon_event", b"ROLLBACK TO antiphon_event"
 _GUARD, _UNGUARD = b"SAVEPOINT antiphon_statement", b"RELEASE antiphon_statement"
 _UNDO = b"ROLLBACK TO antiphon_statement"
