@@ -10,24 +10,19 @@ are made anew, and dropped at the end.
 
 from __future__ import annotations
 
-import argparse
-import asyncio
 import dataclasses
 import re
-import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import postgres_chain
 
-from antiphon.bench.chain import through
 from antiphon.bench.workload import BATCH
 from antiphon.model.handlers import ServiceSpec
 from antiphon.runtime.clock import SystemClock
-from antiphon.runtime.runtime import Runtime
 from antiphon.store.mariadb.connection import Session, address, connect, prefix_of
 from antiphon.store.mariadb.queries import query
 from antiphon.store.mariadb.statements import understood
@@ -123,18 +118,6 @@ async def by_hand(url: str, events: int) -> float:
         await session.close()
 
 
-async def ours(url: str, events: int) -> float:
-    """Events a second of the framework."""
-    with tempfile.TemporaryDirectory() as folder:
-        runtime = Runtime(OURS, specs(), data=Path(folder), store=url)
-        await runtime.start()
-        try:
-            seconds, _ = await through(runtime, events)
-        finally:
-            await runtime.stop()
-    return events / seconds
-
-
 async def drop(url: str) -> None:
     """Leave nothing behind."""
     session = await connect(address(url, OURS), database=False)
@@ -146,18 +129,10 @@ async def drop(url: str) -> None:
 
 
 def main() -> None:
-    """Print both, and their ratio."""
-    parser = argparse.ArgumentParser(description="The chain on MariaDB, beside a loop by hand.")
-    parser.add_argument("url", nargs="?", default="mariadb://root@127.0.0.1:3306/bench")
-    parser.add_argument("--events", type=int, default=10_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
-    for _ in range(options.rounds):
-        asyncio.run(drop(options.url))
-        limit = asyncio.run(by_hand(options.url, options.events))
-        rate = asyncio.run(ours(options.url, options.events))
-        print(f"by hand {limit:8,.0f}/s   antiphon {rate:8,.0f}/s   ratio {rate / limit:.2f}")
-    asyncio.run(drop(options.url))
+    """Compare on MariaDB."""
+    url = "mariadb://root@127.0.0.1:3306/bench"
+    ours = partial(postgres_chain.ours, specs(), OURS)
+    postgres_chain.compare("The chain on MariaDB, beside a loop by hand.", url, by_hand, ours, drop)
 
 
 if __name__ == "__main__":

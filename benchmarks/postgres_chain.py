@@ -14,6 +14,8 @@ import asyncio
 import dataclasses
 import tempfile
 import time
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,10 +132,10 @@ async def by_hand(url: str, events: int) -> float:
         return events / (time.perf_counter() - started)
 
 
-async def ours(url: str, events: int) -> float:
-    """Events a second of the framework."""
+async def ours(specs: list[ServiceSpec], name: str, url: str, events: int) -> float:
+    """Events a second of the framework, in an app of this name."""
     with tempfile.TemporaryDirectory() as folder:
-        runtime = Runtime(OURS, specs(), data=Path(folder), store=url)
+        runtime = Runtime(name, specs, data=Path(folder), store=url)
         await runtime.start()
         try:
             seconds, _ = await through(runtime, events)
@@ -142,26 +144,42 @@ async def ours(url: str, events: int) -> float:
     return events / seconds
 
 
-def drop(url: str) -> None:
+async def drop(url: str) -> None:
     """Leave nothing behind."""
     with psycopg.connect(url, autocommit=True) as connection:
         for schema in (OURS, BY_HAND):
             connection.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE".encode())
 
 
-def main() -> None:
-    """Print both, and their ratio."""
-    parser = argparse.ArgumentParser(description="The chain on PostgreSQL, beside a loop by hand.")
-    parser.add_argument("url", nargs="?", default="postgresql://postgres@127.0.0.1:5432/test")
+def compare(
+    description: str,
+    url: str,
+    by_hand: Callable[[str, int], Awaitable[float]],
+    ours: Callable[[str, int], Awaitable[float]],
+    drop: Callable[[str], Awaitable[None]],
+) -> None:
+    """What a user of the script is told: both, and their ratio, round by round. *url* is where it is by default."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("url", nargs="?", default=url)
     parser.add_argument("--events", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    for _ in range(options.rounds):
-        drop(options.url)
-        limit = asyncio.run(by_hand(options.url, options.events))
-        rate = asyncio.run(ours(options.url, options.events))
-        print(f"by hand {limit:8,.0f}/s   antiphon {rate:8,.0f}/s   ratio {rate / limit:.2f}")
-    drop(options.url)
+
+    async def rounds() -> None:
+        for _ in range(options.rounds):
+            await drop(options.url)
+            limit = await by_hand(options.url, options.events)
+            rate = await ours(options.url, options.events)
+            print(f"by hand {limit:8,.0f}/s   antiphon {rate:8,.0f}/s   ratio {rate / limit:.2f}")
+        await drop(options.url)
+
+    asyncio.run(rounds())
+
+
+def main() -> None:
+    """Compare on PostgreSQL."""
+    url = "postgresql://postgres@127.0.0.1:5432/test"
+    compare("The chain on PostgreSQL, beside a loop by hand.", url, by_hand, partial(ours, specs(), OURS), drop)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,12 @@ downstream = Service("downstream", tables="downstream.sql")
 
 @downstream.on(PaymentAdvised, retry=retries.DATABASE)
 async def keep_advice(advised: PaymentAdvised, tx: Transaction) -> None:
-    """Keep an advice. Its payment is the primary key: a second one would not go unnoticed."""
+    """Keep an advice for whoever collects it."""
+    await write_down(advised, tx)
+
+
+async def write_down(advised: PaymentAdvised, tx: Transaction) -> None:
+    """Write down an advice. Its payment is the primary key: a second one would not go unnoticed."""
     await tx.execute(
         "INSERT INTO advices (payment_id, outcome, reason, advised_at) VALUES (?, ?, ?, ?)",
         advised.payment_id,

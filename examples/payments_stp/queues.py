@@ -14,6 +14,7 @@ from pathlib import Path
 from antiphon import App, Event, Service, Transaction
 
 from . import retries
+from .downstream import write_down
 from .messages import CURRENCY, InitiatePayment, Outcome, PaymentAdvised, PaymentAnswered
 from .service_a import service_a
 from .service_b import service_b
@@ -91,14 +92,8 @@ async def answer(answered: PaymentAnswered, tx: Transaction) -> OrderAnswered:
 
 @downstream.on(PaymentAdvised, retry=retries.DATABASE)
 async def report(advised: PaymentAdvised, tx: Transaction) -> PaymentReported:
-    """Keep an advice, and send it downstream. Its payment is the primary key."""
-    await tx.execute(
-        "INSERT INTO advices (payment_id, outcome, reason, advised_at) VALUES (?, ?, ?, ?)",
-        advised.payment_id,
-        advised.outcome,
-        advised.reason,
-        tx.now.isoformat(),
-    )
+    """Keep an advice, and send it downstream."""
+    await write_down(advised, tx)
     return PaymentReported(advised.payment_id, advised.outcome, advised.reason)
 
 
