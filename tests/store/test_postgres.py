@@ -109,6 +109,19 @@ def test_marks_become_numbers(written: str, sent: str) -> None:
 # ---------------------------------------------------------------------- addresses and versions
 
 
+async def test_a_machine_that_has_gone_is_missed_soon(server: OnPostgres, tmp_path: Path) -> None:
+    """The time-outs of a connection are ours, but for those that the address has."""
+    from antiphon.store.postgres.connection import address, connect
+
+    mark = "&" if "?" in server.url else "?"
+    connection = await connect(address(f"{server.url}{mark}keepalives_idle=60", name_of(tmp_path)))
+    try:
+        told = connection.info.get_parameters()
+    finally:
+        await connection.close()
+    assert (told["keepalives_idle"], told["keepalives_count"], told["tcp_user_timeout"]) == ("60", "3", "25000")
+
+
 async def test_a_role_needs_no_right_to_make_the_schema_that_it_has(server: OnPostgres, tmp_path: Path) -> None:
     """Without either, it is told what to ask for."""
     from antiphon.store.postgres.connection import address

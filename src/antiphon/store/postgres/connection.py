@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import msgspec
@@ -19,7 +20,15 @@ _NAME = re.compile(r"[a-z_][a-z0-9_.\-]{0,62}")
 _SERVER = re.compile(r"([^:]*|\[.*\])(:[0-9]{0,5})?")
 _PLACE = "the store's address"
 _ESCAPE = "In a password / ? # @ : are written %2F %3F %23 %40 %3A"
-_CONNECT_S = 10
+#: What libpq is told unless the address says otherwise: a server whose machine has gone is missed within half a minute,
+#: and not after the hours of the system's default.
+_PATIENCE = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,
+}
 _WRONG = "Check that the server is there, and the URL: host, port, database, user, password, options"
 
 
@@ -94,14 +103,20 @@ async def connect(where: Address, *, listens: bool = False) -> AsyncConnection:
             autocommit=True,
             cursor_factory=AsyncRawCursor,
             prepare_threshold=None if where.pooled else 5,
-            connect_timeout=_CONNECT_S,
             options=options,
+            **patience(url),
         )
     if connection.info.server_version < OLDEST:
         version = connection.info.parameter_status("server_version")
         await connection.close()
         raise StoreError(f"the server is too old ({version})", where=where.shown, mend="Use PostgreSQL 13 or newer")
     return connection
+
+
+def patience(url: str) -> dict[str, Any]:
+    """The time-outs that *url* leaves to us, by libpq's names."""
+    given = conninfo.conninfo_to_dict(url)
+    return {name: value for name, value in _PATIENCE.items() if name not in given}
 
 
 def _quoted(name: str) -> str:
