@@ -69,6 +69,15 @@ async def test_headers_that_are_none_block_nobody(headers: bytes, tmp_path: Path
         await _comes_after_what_cannot_be_read(bus)
 
 
+async def test_where_nothing_is_old_nothing_is_removed(tmp_path: Path) -> None:
+    """Also from the stream's very first message on, which the server takes for all of them."""
+    async with buses_of(NATS, await required(NATS)) as make, opened(make, tmp_path) as (bus,):
+        mine: Any = bus
+        await bus.send("s", 0, 2, [envelope(1), envelope(2)])
+        await mine.purge(0)
+        assert numbers(events_of(await bus.receive("receiver", {A: 0, B: 0}, 10))) == [1, 2]
+
+
 async def test_a_stream_that_was_made_anew_is_read_from_its_beginning(tmp_path: Path) -> None:
     """Its numbers begin again, or are not those of the broker that was there before: nothing is passed over."""
     clock = SystemClock()
