@@ -157,7 +157,9 @@ class NatsBus(Feeds):
                     low = middle + 1
                 else:
                     high = middle
-            await js.purge_stream(self._stream, seq=low)
+            # Asked to remove what lies before the first message, the server removes everything.
+            if low > state.first_seq:
+                await js.purge_stream(self._stream, seq=low)
 
     async def destroy(self, receivers: Iterable[str]) -> None:
         """Remove the stream, and all that it holds. Raises BusError."""
