@@ -35,7 +35,8 @@ _OF_EACH_STORE = {
     ),
     "doubled: deliveries counted as handled, beyond those that are": (
         "SELECT total(abs(h.handled - (SELECT count(*) FROM antiphon_events AS e"
-        " WHERE e.HANDLER = h.name AND e.STATUS = 'COMPLETED'))) FROM antiphon_handlers AS h"
+        " WHERE e.HANDLER = h.name AND e.STATUS = 'COMPLETED')))"
+        " FROM (SELECT name, sum(handled) AS handled FROM antiphon_handlers GROUP BY name) AS h"
     ),
     "broken: events whose cause is not known": (
         "SELECT count(*) FROM antiphon_log AS l WHERE origin <> 1 AND causation_id IS NOT NULL"
