@@ -1,6 +1,8 @@
 """What all tests share: the event loop, Hypothesis's profile, and the rule for missing engines."""
 
+import logging
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -14,6 +16,16 @@ settings.load_profile("ci")
 def anyio_backend() -> str:
     """Tests marked ``anyio`` run on asyncio, the one loop that Antiphon supports."""
     return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def _levels_of_logs() -> Iterator[None]:
+    """A command that is called in this process may silence its logs: not those of the next test."""
+    loggers = [logging.getLogger(name) for name in ("antiphon", "antiphon.demo", "aiormq", "httpx")]
+    before = [each.level for each in loggers]
+    yield
+    for each, level in zip(loggers, before, strict=True):
+        each.setLevel(level)
 
 
 def require(name: str, found: bool) -> None:

