@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from antiphon.errors import StoreError
-from antiphon.ports import PUBLISHED, Lease, Timer
+from antiphon.ports import PUBLISHED, Lease, Starting, Timer
 from antiphon.runtime.clock import SystemClock
 from antiphon.store.deadletters import DeadLetters
 from antiphon.store.leases import LEASE_MS
@@ -112,3 +113,22 @@ async def test_a_lease_is_taken_from_who_stands_still_before_its_commit(store: P
         await hanging
     assert await ids(store) == [envelope(0).id, envelope(2).id]
     assert again.seq == 0
+
+
+async def test_what_starts_has_the_lease_before_its_rows(store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows of attempts lock that of their handler too, for whoever would take its lease."""
+    await store.register([handler("work")])
+    await append(store, envelope(0))
+    lease = await take(store, "one")
+    (event,) = await fresh(store, lease)
+    limits: list[int] = []
+    execute_many = PostgresUnit.execute_many
+
+    async def noted(unit: PostgresUnit, sql: str, rows: Iterable[Sequence[Any]]) -> int:
+        limits.append(await idle_ms(unit))
+        return await execute_many(unit, sql, rows)
+
+    monkeypatch.setattr(PostgresUnit, "execute_many", noted)
+    async with store.unit() as unit:
+        await unit.start(lease, [Starting(event, 1, store.store_ms())], event.seq)
+    assert limits == [LEASE_MS]

@@ -107,8 +107,10 @@ class SqlUnit(ABC):
             )
             for item in attempts
         ]
-        await self.execute_many(self.query("start_delivery"), rows)
+        # The fence comes first: the rows alone lock the handler's too, and whoever stood still behind them would keep
+        # others from its lease for longer than it lasts.
         await self._move_cursor(lease, upto_seq, 0, 0, now)
+        await self.execute_many(self.query("start_delivery"), rows)
 
     async def park(self, lease: Lease, events: Sequence[LoggedEvent]) -> None:
         """Put fresh events behind an earlier, unsettled event of their key."""
