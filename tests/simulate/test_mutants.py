@@ -9,11 +9,15 @@ from tests.simulate.mutants import MUTANTS, Trial, bounded, control, hunt, viola
 
 #: Far more than each needs (see the table in docs/explanation/simulator-mutants.md), far fewer than a thousand.
 _AT_MOST = 100
+#: Their worlds last for days, and take as long as all others together.
+_SLOW = {"retention_of_dead_letters", "retention_of_what_is_retried"}
 #: Seeds of each trial that the engine as it is is looked at in, in the long tests.
 _LONG = 50
 
 
-@pytest.mark.parametrize("name", MUTANTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.soak) if name in _SLOW else name for name in MUTANTS]
+)
 def test_a_mutant_is_found(name: str) -> None:
     """One deliberate mistake in the engine breaks a promise in one of the first seeds; without it nothing does."""
     mutant = MUTANTS[name]
@@ -36,7 +40,7 @@ def test_the_engine_breaks_no_promise_when_every_handler_is_trusted(name: str) -
     statements that travel together: nothing is broken."""
     with bounded() as patch:
         hold_statements(patch)
-        for seed in range(12):
+        for seed in range(6):
             assert violations_of(MUTANTS[name].trial, seed) == []
         assert HoldingUnit.messages
 
