@@ -27,7 +27,7 @@ def simulate(*arguments: str) -> tuple[int, dict[str, Any], str]:
 @pytest.mark.parametrize("seeds", [12, pytest.param(100, marks=pytest.mark.soak)])
 @pytest.mark.parametrize(("example", "events"), [(example, 2) for example in EXAMPLES])
 def test_the_examples_keep_every_promise_in_all_their_worlds(example: str, seeds: int, events: int) -> None:
-    """A dozen worlds, or a hundred, with all that can go wrong: none breaks a promise of the engine's or the example's own."""
+    """Worlds with all that can go wrong: none breaks a promise of the engine's or the example's own."""
     code, figures, told = simulate(f"examples.{example}:app", "--seeds", str(seeds), "--events", str(events))
     assert (code, figures["violations"]) == (0, 0), told
     assert (figures["seeds"], figures["events"], figures["runs"]) == (seeds, events * seeds, 2 * seeds)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 
 from antiphon.model.effects import EffectState
 from antiphon.model.handlers import HandlerSpec
@@ -25,7 +26,6 @@ _CLOCKS_ARE_WRONG_BY_S = 4 * 3_600
 _TIMED_OUT = f"{OURS}timed-out"
 _STEPS = (Kind.STEP, Kind.UNDO)
 _BUCKETS = 256
-_WHOLE = Counter(range(_BUCKETS))
 _UNDONE = (RunState.COMPENSATED, RunState.FAILED, RunState.CANCELLED)
 
 Check = Callable[[Evidence], Iterator[str]]
@@ -113,15 +113,20 @@ def settled_is_done(seen: Evidence) -> Iterator[str]:
 def partitions_cover_all(seen: Evidence) -> Iterator[str]:
     """Each event is one partition's of each handler: none is nobody's, none several ones'."""
     for store in seen.history.stores.values():
-        shares: dict[str, Counter[int]] = {}
+        partitions: dict[str, list[tuple[int, int]]] = {}
         for handler in store.handlers.values():
-            mine = range(handler.part, _BUCKETS, handler.parts)
-            shares.setdefault(handler.name, Counter()).update(mine)
-        for name, share in shares.items():
-            if share != _WHOLE:
-                wrong = sorted(bucket for bucket in range(_BUCKETS) if share[bucket] != 1)[:8]
-                counts = [share[bucket] for bucket in wrong]
-                yield f"of {name} in {store.name}, the buckets {wrong} have {counts} partitions"
+            partitions.setdefault(handler.name, []).append((handler.part, handler.parts))
+        for name, those in partitions.items():
+            if wrong := _shared_out_wrongly(tuple(those)):
+                yield f"of {name} in {store.name}, the buckets {list(wrong)} have {list(wrong.values())} partitions"
+
+
+@lru_cache
+def _shared_out_wrongly(partitions: tuple[tuple[int, int], ...]) -> dict[int, int]:
+    """The first buckets that are not one partition's, and how many have each: there are few ways to share them out,
+    and they are looked at after each commit."""
+    share = Counter(bucket for part, parts in partitions for bucket in range(part, _BUCKETS, parts))
+    return {bucket: share[bucket] for bucket in [each for each in range(_BUCKETS) if share[each] != 1][:8]}
 
 
 @_along("G3")
