@@ -30,9 +30,9 @@ setup: $(DEV_READY) ## make .venv ready for all of the others
 demo: $(DEMO_READY) ## flight booking, live (ARGS="--for 10 --json")
 	@exec $(BIN)/antiphon demo $(ARGS)
 
-# Tests wait more than they compute: a few processes share them, and each has names, ports and databases of its own.
+# Tests wait as much as they compute: a few processes share them, and each has names, ports and databases of its own.
 test: lint types ## lint, types and all tests (ARGS="tests/policy -x")
-	@$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
+	@$(BIN)/python -m pytest -n 4 --dist worksteal $(ARGS)
 
 lint: $(DEV_READY) ## style and formatting
 	@$(BIN)/ruff check

@@ -41,7 +41,8 @@ async def test_enrollment() -> None:
     assert await crash_after_every_commit(enrollment, play, look) > 10
 
 
-async def test_flight_booking(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.soak)])
+async def test_flight_booking(every: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """One is declined, and of those who want the last seat all but as many as there are have their money back."""
     smallest = min(timetable().values(), key=lambda flight: (flight.seats, flight.number))
     booked = {"flight": smallest.number, "card": "4242 4242 4242 4242", "price": "99.50"}
@@ -69,4 +70,4 @@ async def test_flight_booking(monkeypatch: pytest.MonkeyPatch) -> None:
                 world.record().dead_letters(),
             )
 
-        assert await crash_after_every_commit(flight_booking, play, look) > 20
+        assert await crash_after_every_commit(flight_booking, play, look, every=every) > 20
