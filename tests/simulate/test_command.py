@@ -41,7 +41,7 @@ def test_the_examples_keep_every_promise_in_all_their_worlds(example: str, seeds
 
 def test_a_violation_is_replayed_by_the_command_that_it_prints() -> None:
     """The printed command violates the same, with exactly the faults of its schedule, and the same trace each time."""
-    code, figures, told = simulate("tests.simulate.shops:unlucky_app", "--seeds", "6", "--events", "8")
+    code, figures, told = simulate("tests.simulate.shops:unlucky_app", "--seeds", "10", "--events", "8")
     assert code == 1
     found = figures["found"]
     assert "VIOLATION of nothing_ever_fails" in told
