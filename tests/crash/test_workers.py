@@ -36,6 +36,7 @@ class Crowd:
         self._hanging = data.with_suffix(".hang")
         self.workers: list[asyncio.subprocess.Process] = []
         self.published = 0
+        self._is_enough = False
 
     async def join(self) -> asyncio.subprocess.Process:
         """Start one more, and wait until it is ready."""
@@ -68,14 +69,19 @@ class Crowd:
         await self.until(hangs, "hanging")
 
     async def publish(self) -> None:
-        """Publish until cancelled."""
-        while True:
+        """Publish until it is enough; never cancelled, which would leave open what of the last batch was kept."""
+        while not self._is_enough:
             numbers = range(self.published, self.published + _BATCH)
             with suppress(StoreError):
                 await self._runtime.publish("shop", *map(crowd.event, numbers))
                 self.published += _BATCH
             if self.published > _BACKLOG:
                 await self._runtime.clock.sleep(_PAUSE_S)
+
+    async def end_publishing(self, publishing: asyncio.Task[None]) -> None:
+        """Have it end with the batch it is at."""
+        self._is_enough = True
+        await publishing
 
     async def has_published(self, count: int) -> bool:
         """Whether so many have been published."""
@@ -155,7 +161,7 @@ async def play(data: Path, store: str | None) -> dict[str, float]:
             worker.kill()
             await worker.wait()
         last = await it.join()
-        publishing.cancel()
+        await it.end_publishing(publishing)
         await it.until(lambda: it.owned_by(last.pid), "one that has it all")
 
         async def all_ground() -> bool:
