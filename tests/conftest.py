@@ -1,7 +1,9 @@
 """What all tests share: the event loop, Hypothesis's profile, and the rule for missing engines."""
 
+import gc
 import logging
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +12,17 @@ from hypothesis import settings
 # Machines that run tests are shared and slow at times: an example's duration says nothing about the code.
 settings.register_profile("ci", deadline=None)
 settings.load_profile("ci")
+
+# What a shell runs in the background ignores Ctrl-C, and so would the commands that are tested, which is how they end.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """What thousands of tests are made of stays until the end: nobody need look for garbage in it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
@@ -21,7 +34,7 @@ def anyio_backend() -> str:
 @pytest.fixture(autouse=True)
 def _levels_of_logs() -> Iterator[None]:
     """A command that is called in this process may silence its logs: not those of the next test."""
-    loggers = [logging.getLogger(name) for name in ("antiphon", "antiphon.demo", "aiormq", "httpx")]
+    loggers = [logging.getLogger(name) for name in ("antiphon", "antiphon.demo", "httpx")]
     before = [each.level for each in loggers]
     yield
     for each, level in zip(loggers, before, strict=True):

@@ -7,8 +7,9 @@ is used: no envelope, no codec, no reconnecting.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from antiphon.bench.workload import BATCH
@@ -133,65 +134,83 @@ class RedisLine:
 
 
 class RabbitLine:
-    """Quorum queues, publisher confirms, one acknowledgement for a batch."""
+    """pika's callbacks: quorum queues, publisher confirms, one acknowledgement for a batch."""
 
     def __init__(self, url: str, name: str) -> None:
         self._url, self._name = url, name
+        self._left: set[int] = set()
+        self._sent = self._upto = 0
 
     async def open(self, receives: str | None) -> None:
         """Connect, and make the queues."""
-        import aiormq
+        from pika import URLParameters
+        from pika.adapters.asyncio_connection import AsyncioConnection
 
-        self._connection = await aiormq.connect(self._url)
-        self._sending = await self._connection.channel(publisher_confirms=True)
+        loop = asyncio.get_running_loop()
+        url = URLParameters(self._url)
+        self._connection = await _answer(lambda then: AsyncioConnection(url, then, custom_ioloop=loop))
+        self._sending = await _answer(lambda then: self._connection.channel(on_open_callback=then))
+        await _answer(lambda then: self._sending.confirm_delivery(self._confirmed, then))
         for type_ in ("OrderPlaced", "OrderBilled"):
-            await self._sending.queue_declare(
-                f"{self._name}.{type_}", durable=True, arguments={"x-queue-type": "quorum"}
-            )
+            queue, kind = f"{self._name}.{type_}", {"x-queue-type": "quorum"}
+            await _answer(partial(self._sending.queue_declare, queue, False, True, False, False, kind))
         if receives is not None:
             self._came: asyncio.Queue[Any] = asyncio.Queue()
-            self._taking = await self._connection.channel()
-            await self._taking.basic_qos(prefetch_count=4 * BATCH)
-            await self._taking.basic_consume(f"{self._name}.{receives}", self._came.put)
+            self._taking = await _answer(lambda then: self._connection.channel(on_open_callback=then))
+            await _answer(partial(self._taking.basic_qos, 0, 4 * BATCH, False))
+            self._taking.basic_consume(f"{self._name}.{receives}", lambda _, *came: self._came.put_nowait(came))
 
     async def send(self, type_: str, messages: Sequence[Message]) -> None:
-        """All at once; the broker confirms each."""
-        from pamqp.commands import Basic
+        """All at once; the broker confirms each, or many with one answer."""
+        from pika import BasicProperties
 
-        confirms = [
-            self._sending.basic_publish(
-                each.data,
-                routing_key=f"{self._name}.{type_}",
-                properties=Basic.Properties(delivery_mode=2, message_id=each.id, headers={"key": each.key}),
-                wait=False,
-            )
-            for each in messages
-        ]
-        assert all(isinstance(each, Basic.Ack) for each in await asyncio.gather(*confirms))
+        if not messages:
+            return
+        self._all: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        for each in messages:
+            properties = BasicProperties(delivery_mode=2, message_id=each.id, headers={"key": each.key})
+            self._sending.basic_publish("", f"{self._name}.{type_}", each.data, properties)
+            self._sent += 1
+            self._left.add(self._sent)
+        await self._all
+
+    def _confirmed(self, answer: Any) -> None:
+        tag, is_of_many = answer.method.delivery_tag, answer.method.multiple
+        assert answer.method.NAME == "Basic.Ack"
+        self._left.difference_update(range(self._upto + 1 if is_of_many else tag, tag + 1))
+        if is_of_many:
+            self._upto = tag
+        if not self._left:
+            self._all.set_result(None)
 
     async def receive(self) -> list[Message]:
         """What has come, up to a batch."""
         found = [await self._came.get()]
         while len(found) < BATCH and not self._came.empty():
             found.append(self._came.get_nowait())
-        self._last = found[-1].delivery_tag
-        heads = [each.header.properties for each in found]
-        return [
-            Message(head.message_id, head.headers["key"], each.body) for each, head in zip(found, heads, strict=True)
-        ]
+        self._last = found[-1][0].delivery_tag
+        return [Message(head.message_id, head.headers["key"], body) for _, head, body in found]
 
     async def acknowledge(self) -> None:
         """The last, and with it all before."""
-        await self._taking.basic_ack(self._last, multiple=True)
+        self._taking.basic_ack(self._last, multiple=True)
 
     async def close(self) -> None:
         """Disconnect."""
-        await self._connection.close()
+        self._connection.close()
 
     async def remove(self) -> None:
         """Delete the queues."""
         for type_ in ("OrderPlaced", "OrderBilled"):
-            await self._sending.queue_delete(f"{self._name}.{type_}")
+            queue = f"{self._name}.{type_}"
+            await _answer(partial(self._sending.queue_delete, queue, False, False))
+
+
+async def _answer(ask: Callable[[Callable[[Any], None]], object]) -> Any:
+    """What one of pika's methods calls back with."""
+    answered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    ask(answered.set_result)
+    return await answered
 
 
 class KafkaLine:

@@ -95,7 +95,7 @@ async def test_a_queue_that_was_removed_is_made_again(tmp_path: Path) -> None:
         reader = Reader(bus)
         assert await reader.until(1) == [1]
         bus.listen([A, B], lost.set)
-        await (await mine._channel()).queue_delete(mine._queue("receiver"))
+        await (await mine._channel()).delete_queue(mine._queue("receiver"))
         async with asyncio.timeout(30):
             await lost.wait()
         with pytest.raises(BusError):
@@ -129,7 +129,7 @@ async def _received(bus: Bus, count: int) -> list[LoggedEvent | Unreadable]:
 
 async def _publish(bus: Any, body: bytes, properties: Basic.Properties) -> None:
     """As somebody who knows the exchange alone."""
-    connection = await aiormq.connect(bus._url)
+    connection = await aiormq.connect(await required(RABBITMQ))
     try:
         channel = await connection.channel()
         await channel.basic_publish(body, exchange=bus._exchange, routing_key=quoted(A), properties=properties)

@@ -17,14 +17,10 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import aiormq
-from aiormq.abc import AbstractChannel, AbstractConnection, DeliveredMessage
-from aiormq.exceptions import AMQPError, ChannelInvalidStateError
-from pamqp.commands import Basic
-
-from antiphon.broker.amqp import OPTIONS, message_id, tolerate
+from antiphon.broker.amqp import Channel, Connection, Incoming, Outgoing, message_id
+from antiphon.broker.amqp_url import parameters
 from antiphon.broker.feed import AGAIN, Feed
-from antiphon.broker.naming import checked, quoted, shown
+from antiphon.broker.naming import quoted, shown
 from antiphon.broker.numbered import NumberedFeeds
 from antiphon.broker.waves import waves
 from antiphon.errors import BusError, InvalidEvent
@@ -34,11 +30,8 @@ from antiphon.wire import STRUCTURED, from_attributes, from_message, to_structur
 
 _PREFETCH = 1_024
 _PREFIXES = ("cloudEvents:", "cloudEvents_")
-_PERSISTENT = 2
 #: From this version on, a queue drops what came back twenty times unless it is told not to.
 _LIMITS_DELIVERIES = 4
-_ERRORS = (AMQPError, ChannelInvalidStateError)
-tolerate()
 
 
 class RabbitBus(NumberedFeeds[int]):
@@ -48,12 +41,13 @@ class RabbitBus(NumberedFeeds[int]):
 
     def __init__(self, url: str, *, name: str, clock: Clock, keep: timedelta) -> None:
         super().__init__(shown(url), clock)
-        self._url = checked(url, OPTIONS)
+        self._parameters = parameters(url)
         self._exchange = f"antiphon.{name}"
-        self._connection: AbstractConnection | None = None
-        self._publishing: AbstractChannel | None = None
         self._connecting = asyncio.Lock()
-        self._channels: dict[str, AbstractChannel] = {}
+        # Of two connections: a server that lacks memory reads no more from one that publishes.
+        self._connections: dict[str, Connection] = {}
+        self._publishing: Channel | None = None
+        self._reading: dict[str, Channel] = {}
 
     async def open(self) -> None:
         """Connect, again if the connection is gone. Raises BusError."""
@@ -62,107 +56,94 @@ class RabbitBus(NumberedFeeds[int]):
     async def close(self) -> None:
         """Disconnect. Idempotent."""
         await self._close_feeds()
-        connection, self._connection, self._publishing = self._connection, None, None
-        if connection is not None:
+        connections, self._connections = self._connections, {}
+        for connection in connections.values():
             await connection.close()
 
     async def expect(self, receivers: Mapping[str, Sequence[str]]) -> None:
         """Make the exchange, and a queue for each receiver, bound to its types. Raises BusError."""
         channel = await self._channel()
-        async with self._translated("cannot make the queues", *_ERRORS):
-            await channel.exchange_declare(exchange=self._exchange, exchange_type="topic", durable=True)
+        async with self._translated("cannot make the queues"):
+            await channel.make_exchange(self._exchange)
             for receiver, types in receivers.items():
                 queue = self._queue(receiver)
-                await channel.queue_declare(queue=queue, durable=True, arguments=self._arguments())
+                await channel.make_queue(queue, self._arguments())
                 for type_ in types:
-                    await channel.queue_bind(queue=queue, exchange=self._exchange, routing_key=quoted(type_))
+                    await channel.bind(queue, self._exchange, quoted(type_))
 
     async def send(self, sender: str, after_seq: int, upto_seq: int, events: Sequence[Envelope]) -> int:
         """Publish all of *events*; returns when every queue holds each. Raises BusError."""
         channel = await self._channel()
         for wave in waves(events):
-            async with self._translated("has not confirmed", *_ERRORS):
-                confirms = await asyncio.gather(*(self._publish(channel, event) for event in wave))
-            if refused := [each for each in confirms if not isinstance(each, Basic.Ack)]:
-                raise BusError(f"it refused {len(refused)} of {len(wave)} events", where=self._where)
+            async with self._translated("has not confirmed"):
+                refused = await channel.publish(map(self._message, wave))
+            if refused.number:
+                raise BusError(f"it refused {refused.number} of {len(wave)} events", where=self._where)
         return upto_seq
 
     async def destroy(self, receivers: Iterable[str]) -> None:
         """Remove the exchange and the queues of *receivers*, with all that they hold. Raises BusError."""
         channel = await self._channel()
-        async with self._translated("cannot be removed", *_ERRORS):
+        async with self._translated("cannot be removed"):
             for receiver in receivers:
-                await channel.queue_delete(self._queue(receiver))
-            await channel.exchange_delete(self._exchange)
+                await channel.delete_queue(self._queue(receiver))
+            await channel.delete_exchange(self._exchange)
 
     # ------------------------------------------------------------------ inside
 
-    async def _channel(self) -> AbstractChannel:
+    async def _channel(self) -> Channel:
         """The channel to publish on. Raises BusError."""
         async with self._connecting:
             if self._publishing is None or self._publishing.is_closed:
-                self._publishing = await self._new_channel()
+                self._publishing = await self._new_channel("publishing")
             return self._publishing
 
-    async def _new_channel(self) -> AbstractChannel:
-        async with self._translated("cannot be reached", *_ERRORS):
-            if self._connection is None or self._connection.is_closed:
-                self._connection = await aiormq.connect(self._url)
-            return await self._connection.channel(publisher_confirms=True)
+    async def _new_channel(self, purpose: str) -> Channel:
+        async with self._translated("cannot be reached"):
+            connection = self._connections.get(purpose)
+            if connection is None or connection.is_closed:
+                connection = self._connections[purpose] = await Connection.to(self._parameters)
+            return await connection.channel()
 
     def _queue(self, receiver: str) -> str:
         return f"{self._exchange}.{receiver}"
 
     def _arguments(self) -> dict[str, Any]:
-        arguments: dict[str, Any] = {"x-queue-type": "quorum", "x-single-active-consumer": True}
-        version = str(getattr(self._connection, "server_properties", {}).get("version", "0"))
-        if int(version.partition(".")[0]) >= _LIMITS_DELIVERIES:
+        arguments: dict[str, Any] = {"x-single-active-consumer": True}
+        if int(self._connections["publishing"].version.partition(".")[0]) >= _LIMITS_DELIVERIES:
             arguments["x-delivery-limit"] = -1
         return arguments
 
-    async def _publish(self, channel: AbstractChannel, event: Envelope) -> Any:
-        properties = Basic.Properties(
-            content_type=STRUCTURED, delivery_mode=_PERSISTENT, message_id=message_id(event.id)
-        )
-        # It waits for the confirmation, but not for the socket to have taken each message before the next.
-        return await channel.basic_publish(
-            to_structured(event),
-            exchange=self._exchange,
-            routing_key=quoted(event.type),
-            properties=properties,
-            wait=False,  # type: ignore[call-arg]
-        )
+    def _message(self, event: Envelope) -> Outgoing:
+        return Outgoing(to_structured(event), self._exchange, quoted(event.type), STRUCTURED, message_id(event.id))
 
     async def _confirm(self, receiver: str, tags: Sequence[int]) -> None:
-        async with self._translated("cannot take an acknowledgement", *_ERRORS):
-            await self._channels[receiver].basic_ack(tags[-1], multiple=True)
+        async with self._translated("cannot take an acknowledgement"):
+            self._reading[receiver].acknowledge(tags[-1])
 
     async def _fill(self, feed: Feed) -> None:
         # Who removed the queue had it ended here; whoever is to receive has it again, and not when it starts next.
         await self.expect({feed.receiver: sorted(feed.types)})
-        channel = self._channels[feed.receiver] = await self._new_channel()
+        async with self._connecting:
+            channel = self._reading[feed.receiver] = await self._new_channel("reading")
         self._begin(feed)
-        came: asyncio.Queue[DeliveredMessage | None] = asyncio.Queue()
-        channel.on_consumer_cancel_callbacks.add(lambda _: came.put_nowait(None))
-        async with self._translated("cannot be consumed", *_ERRORS):
-            await channel.basic_qos(prefetch_count=_PREFETCH)
-            await channel.basic_consume(self._queue(feed.receiver), came.put)
-        # The channel's own future must not be cancelled with this task.
-        channel.closing.add_done_callback(lambda _: came.put_nowait(None))
+        came: asyncio.Queue[Incoming | None] = asyncio.Queue()
+        channel.at_end(lambda: came.put_nowait(None))
         try:
+            async with self._translated("cannot be consumed"):
+                await channel.consume(
+                    [self._queue(feed.receiver)], lambda _, message: came.put_nowait(message), prefetch=_PREFETCH
+                )
             while (message := await came.get()) is not None:
-                event = self._event(feed.position + 1, message, feed.types)
-                await self._came(feed, message.delivery_tag or 0, event)
+                await self._came(feed, message.tag, self._event(feed.position + 1, message, feed.types))
             raise BusError("the connection was lost, or the queue", where=self._where, mend=AGAIN)
         finally:
-            if not channel.is_closed:
-                await channel.close()
+            await channel.close()
 
-    def _event(self, seq: int, message: DeliveredMessage, types: frozenset[str]) -> LoggedEvent | Unreadable | None:
+    def _event(self, seq: int, message: Incoming, types: frozenset[str]) -> LoggedEvent | Unreadable | None:
         """What a message is to a receiver of *types*."""
-        headers = message.header.properties.headers or {}
-        content_type = message.header.properties.content_type
-        is_whole = (content_type or "").startswith("application/cloudevents")
+        headers, content_type = message.headers, message.content_type
+        is_whole = content_type.startswith("application/cloudevents")
         try:
             # The content type decides, whatever properties are beside it.
             if not is_whole and (attributes := dict(_attributes(headers))):
@@ -174,7 +155,7 @@ class RabbitBus(NumberedFeeds[int]):
                 texts = {
                     name: text for name, text in headers.items() if name.startswith("ce-") and isinstance(text, str)
                 }
-                texts["content-type"] = content_type or ""
+                texts["content-type"] = content_type
                 event = from_message(texts, message.body, received_ms=self._clock.now_ms())
         except InvalidEvent as error:
             return Unreadable(seq, message.body, error)

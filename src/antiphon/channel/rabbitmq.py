@@ -11,26 +11,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-import aiormq
-from aiormq.abc import AbstractChannel, AbstractConnection, DeliveredMessage
-from aiormq.exceptions import AMQPError, ChannelInvalidStateError, PublishError
-from pamqp.commands import Basic
-
-from antiphon.broker.amqp import OPTIONS, message_id, tolerate
-from antiphon.broker.naming import checked, shown
+from antiphon.broker.amqp import Channel, Connection, Incoming, Outgoing, message_id
+from antiphon.broker.amqp_url import parameters
+from antiphon.broker.naming import shown
 from antiphon.broker.waves import waves
-from antiphon.channel.helping import split, text, translated
+from antiphon.channel.helping import split, translated
 from antiphon.errors import BusError
 from antiphon.model.channels import ChannelSpec, Message
 from antiphon.ports import Clock
 
 _PREFETCH = 512
-_PERSISTENT = 2
 _PREFIXES = ("cloudEvents:", "cloudEvents_")
-_ERRORS = (AMQPError, ChannelInvalidStateError)
-tolerate()
 
 
 class _Connected:
@@ -38,35 +30,31 @@ class _Connected:
 
     def __init__(self, channel: ChannelSpec, clock: Clock) -> None:
         self._spec = channel
-        self._url = checked(channel.url, OPTIONS)
+        self._parameters = parameters(channel.url)
         self._where = shown(channel.url)
         self._clock = clock
-        self._connection: AbstractConnection | None = None
-        self._channel: AbstractChannel
+        self._connection: Connection | None = None
+        self._channel: Channel
 
     async def _connect(self, queues: Sequence[str]) -> None:
-        async with translated(self._where, "cannot be reached", *_ERRORS):
-            self._connection = await aiormq.connect(self._url)
-            self._channel = await self._connection.channel(publisher_confirms=True, on_return_raises=True)
+        async with translated(self._where, "cannot be reached"):
+            self._connection = await Connection.to(self._parameters)
+            self._channel = await self._connection.channel()
         for queue in queues:
-            async with translated(self._where, f"cannot use queue {queue!r}", *_ERRORS):
+            async with translated(self._where, f"cannot use queue {queue!r}"):
                 await self._see(queue)
 
     async def _see(self, queue: str) -> None:
         if self._spec.region is None:
-            await self._channel.queue_declare(queue, passive=True)
+            await self._channel.find_queue(queue)
         else:
-            await self._channel.queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum"})
+            await self._channel.make_queue(queue)
 
     async def close(self) -> None:
-        """Disconnect. Idempotent."""
+        """Disconnect; what was not acknowledged comes again. Idempotent."""
         connection, self._connection = self._connection, None
-        if connection is not None and not connection.is_closed:
-            try:
-                async with asyncio.timeout(2):
-                    await connection.close()
-            except (*_ERRORS, OSError, TimeoutError):
-                pass  # what was not acknowledged comes again
+        if connection is not None:
+            await connection.close()
 
 
 class ChannelSource(_Connected):
@@ -76,20 +64,13 @@ class ChannelSource(_Connected):
         """Connect and consume. Raises BusError."""
         queues = list(self._spec.inbound)
         await self._connect(queues)
-        self._came: asyncio.Queue[tuple[str, DeliveredMessage] | None] = asyncio.Queue()
+        self._came: asyncio.Queue[tuple[str, Incoming] | None] = asyncio.Queue()
         # A queue that is removed, and may be made again, ends what consumes it, and not the connection.
-        self._channel.on_consumer_cancel_callbacks.add(lambda _: self._came.put_nowait(None))
-        async with translated(self._where, "cannot be consumed", *_ERRORS):
-            await self._channel.basic_qos(prefetch_count=_PREFETCH)
-            for queue in queues:
-                await self._channel.basic_consume(queue, self._put_from(queue))
-        self._channel.closing.add_done_callback(lambda _: self._came.put_nowait(None))
-
-    def _put_from(self, queue: str) -> Any:
-        async def put(message: DeliveredMessage) -> None:
-            self._came.put_nowait((queue, message))
-
-        return put
+        self._channel.at_end(lambda: self._came.put_nowait(None))
+        async with translated(self._where, "cannot be consumed"):
+            await self._channel.consume(
+                queues, lambda queue, message: self._came.put_nowait((queue, message)), prefetch=_PREFETCH
+            )
 
     async def receive(self, limit: int) -> Sequence[Message]:
         """What has come. Raises BusError when the connection is lost."""
@@ -105,22 +86,20 @@ class ChannelSource(_Connected):
 
     async def acknowledge(self, messages: Sequence[Message]) -> None:
         """Acknowledge all up to the last of *messages*. Raises BusError."""
-        async with translated(self._where, "cannot take an acknowledgement", *_ERRORS):
-            await self._channel.basic_ack(messages[-1].token, multiple=True)
+        async with translated(self._where, "cannot take an acknowledgement"):
+            self._channel.acknowledge(messages[-1].token)
 
-    def _message(self, queue: str, came: DeliveredMessage) -> Message:
-        properties = came.header.properties
-        attributes, headers = split(properties.headers or {}, _PREFIXES)
-        sent = properties.timestamp
+    def _message(self, queue: str, came: Incoming) -> Message:
+        attributes, headers = split(came.headers, _PREFIXES)
         return Message(
             topic=queue,
             body=came.body,
-            content_type=properties.content_type or "",
+            content_type=came.content_type,
             attributes=attributes,
             headers=headers,
-            id=None if properties.message_id is None else f"{queue}/{text(properties.message_id)}",
-            time_ms=None if sent is None else int(sent.timestamp() * 1000),
-            token=came.delivery_tag,
+            id=None if came.message_id is None else f"{queue}/{came.message_id}",
+            time_ms=None if came.time_s is None else came.time_s * 1000,
+            token=came.tag,
         )
 
 
@@ -134,27 +113,18 @@ class ChannelSink(_Connected):
     async def send(self, messages: Sequence[Message]) -> Mapping[int, str]:
         """Publish all; returns when each is held by every queue that it goes to. Raises BusError."""
         for wave in waves(messages):
-            async with translated(self._where, "has not confirmed", *_ERRORS):
-                # In order: a channel takes one after the other, in the order in which they were begun.
-                confirms = await asyncio.gather(*map(self._publish, wave), return_exceptions=True)
-                for message, confirm in zip(wave, confirms, strict=True):
-                    if isinstance(confirm, PublishError):
-                        raise BusError(f"no queue is bound to {message.topic!r}", where=self._where)
-                    if isinstance(confirm, BaseException):
-                        raise confirm
-                    if not isinstance(confirm, Basic.Ack):
-                        raise BusError(f"it refused a message to {message.topic!r}", where=self._where)
+            async with translated(self._where, "has not confirmed"):
+                refused = await self._channel.publish(map(_outgoing, wave))
+            if refused.unroutable:
+                raise BusError(f"no queue is bound to {min(refused.unroutable)!r}", where=self._where)
+            if refused.number:
+                raise BusError(f"it refused {refused.number} of {len(wave)} messages", where=self._where)
         return {}
 
-    async def _publish(self, message: Message) -> Any:
-        exchange, _, routing_key = message.topic.rpartition("/")
-        headers: dict[str, Any] = {f"{_PREFIXES[0]}{name}": value for name, value in message.attributes.items()}
-        properties = Basic.Properties(
-            content_type=message.content_type,
-            delivery_mode=_PERSISTENT,
-            message_id=message_id(message.id),
-            headers={**headers, **message.headers},
-        )
-        return await self._channel.basic_publish(
-            message.body, exchange=exchange, routing_key=routing_key, properties=properties, mandatory=True
-        )
+
+def _outgoing(message: Message) -> Outgoing:
+    exchange, _, routing_key = message.topic.rpartition("/")
+    attributes = {f"{_PREFIXES[0]}{name}": value for name, value in message.attributes.items()}
+    headers = {**attributes, **message.headers}
+    named = message_id(message.id)
+    return Outgoing(message.body, exchange, routing_key, message.content_type, named, headers, is_mandatory=True)

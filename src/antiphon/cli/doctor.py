@@ -27,7 +27,7 @@ _EXTRAS = {
     "mariadb": "asyncmy",
     "nats": "nats-py",
     "redis": "redis",
-    "rabbitmq": "aiormq",
+    "rabbitmq": "pika",
     "kafka": "confluent-kafka",
     "aws": "aiobotocore",
     "mqtt": "paho-mqtt",

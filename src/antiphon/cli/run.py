@@ -145,7 +145,7 @@ async def _serving(
 def _facts(app: App, options: argparse.Namespace, url: str | None) -> dict[str, Any]:
     here = _services(options)
     services = [*app.services, *app.channels] if here is None else here
-    from antiphon.broker.naming import shown
+    from antiphon.broker.naming import shown  # `--help` needs it not
 
     store, bus = (
         None if each is None else shown(each) for each in (options.store or app.store, options.bus or app.bus)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from antiphon.broker.naming import quoted
 from antiphon.testing.conformance.kit import TYPES
 
@@ -25,9 +27,13 @@ async def put_on_redis(url: str, name: str, raw: bytes) -> None:
 
 async def put_on_rabbitmq(url: str, name: str, raw: bytes) -> None:
     """To the exchange, by a plain client."""
-    import aiormq
+    await asyncio.to_thread(_publish, url, f"antiphon.{name}", raw)
 
-    connection = await aiormq.connect(url)
-    channel = await connection.channel(publisher_confirms=True)
-    await channel.basic_publish(raw, exchange=f"antiphon.{name}", routing_key=quoted(TYPES[0]))
-    await connection.close()
+
+def _publish(url: str, exchange: str, raw: bytes) -> None:
+    from pika import BlockingConnection, URLParameters
+
+    with BlockingConnection(URLParameters(url)) as connection:
+        channel = connection.channel()
+        channel.confirm_delivery()
+        channel.basic_publish(exchange, quoted(TYPES[0]), raw)
