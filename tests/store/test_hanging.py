@@ -3,42 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
 
 from antiphon.errors import StoreError
 from antiphon.ports import PUBLISHED, Lease, Starting, Timer
-from antiphon.runtime.clock import SystemClock
 from antiphon.store.deadletters import DeadLetters
 from antiphon.store.leases import LEASE_MS
-from antiphon.store.postgres.connection import address
 from antiphon.store.postgres.store import PostgresStore
 from antiphon.store.postgres.unit import PostgresUnit
 from antiphon.testing.conformance.kit import append, done, envelope, fresh, handler, ids, take
-from tests.store.postgres import database, name_of
+from tests.store.postgres import on_postgres
 
-pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    """A database for these tests."""
-    with database() as found:
-        yield found
-
-
-@pytest.fixture
-async def store(url: str, tmp_path: Path) -> AsyncIterator[PostgresStore]:
-    """A store of a process that goes on."""
-    made = PostgresStore(address(url, name_of(tmp_path)), clock=SystemClock(), owner="one")
-    await made.open()
-    try:
-        yield made
-    finally:
-        await made.close()
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.parametrize("server", [on_postgres], ids=["postgres"], indirect=True, scope="module"),
+]
 
 
 async def idle_ms(unit: PostgresUnit) -> int:

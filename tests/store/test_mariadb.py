@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from antiphon.errors import DeclarationError, StoreError, StoreLocked
-from antiphon.ports import PUBLISHED
+from antiphon.ports import PUBLISHED, Held
 from antiphon.runtime.clock import SystemClock
 from antiphon.testing.conformance.kit import envelope, handler
 from antiphon.testing.line import Line, line_to
@@ -124,6 +124,14 @@ async def test_a_commit_without_an_answer_is_asked_for(
         assert cutting
         assert await eventually(lambda: notes(far)) == ([1] if way == "back" else [])
         assert len(await far.read_log(0, 10)) == (1 if way == "back" and appends else 0)
+
+
+async def test_statements_that_travel_together_may_all_be_different(store: MariaStore) -> None:
+    """They may be more than a connection keeps prepared."""
+    async with store.unit() as unit:
+        unit._held = [Held(f"INSERT INTO notes VALUES ({n}, NULL)", ()) for n in range(100)]
+        await unit.send(last=True)
+    assert await notes(store) == [*range(100)]
 
 
 async def test_a_deadlock_undoes_one_unit_whole(store: MariaStore) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from itertools import permutations
+from typing import Any
 
 import pytest
 
@@ -226,3 +227,25 @@ async def test_processes_that_start_at_once_do_not_hinder_each_other(make: Make)
     await asyncio.gather(*(store.register(handlers) for store in stores))
     assert len(await stores[0].fetch_all("SELECT * FROM antiphon_handlers")) == 5
     await asyncio.gather(*(store.close() for store in stores))
+
+
+async def test_what_is_in_doubt_is_asked_for_also_by_who_is_closing(
+    server: Served, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection breaks at a commit that the end of the process waits for: what was kept is not called lost."""
+    ending = make("ending")
+    await ending.open()
+    commit, closing = server.unit.commit, []
+
+    async def breaks(unit: Any) -> None:
+        await commit(unit)
+        await unit.connection.close()
+        closing.append(asyncio.create_task(ending.close()))
+        await asyncio.sleep(0)  # it begins to
+        raise StoreError("the connection is gone")
+
+    monkeypatch.setattr(server.unit, "commit", breaks)
+    monkeypatch.setattr(server.unit, "in_doubt", True)
+    async with asyncio.timeout(10), ending.unit() as unit:
+        await unit.append([(envelope(1), PUBLISHED)])
+    await asyncio.gather(*closing)

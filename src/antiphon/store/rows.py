@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 from zlib import crc32
 
@@ -88,3 +88,22 @@ def logged(row: Sequence[Any]) -> LoggedEvent:
         deadline_ms,
     )
     return LoggedEvent(seq, envelope, origin)
+
+
+def parts_of(rows: Sequence[tuple[Any, ...]], largest: int) -> Iterator[list[tuple[Any, ...]]]:
+    """*rows* in parts of at most about so many bytes, a row at least."""
+    part: list[tuple[Any, ...]] = []
+    size = 0
+    for row in rows:
+        length = sum(4 * len(value) if isinstance(value, str) else len(value) for value in row if _is_long(value))
+        if part and size + length > largest:
+            yield part
+            part, size = [], 0
+        part.append(row)
+        size += length + 16 * len(row)
+    if part:
+        yield part
+
+
+def _is_long(value: Any) -> bool:
+    return isinstance(value, str | bytes)

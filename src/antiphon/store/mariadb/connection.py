@@ -19,6 +19,7 @@ from asyncmy.protocol import pack_binary_params
 
 from antiphon.errors import DeclarationError, StoreCorrupt, StoreError, StoreFull, StoreLocked
 from antiphon.store.mariadb.statements import Statement, understood
+from antiphon.store.rows import parts_of
 
 #: MariaDB 10.6 is the first whose changes of tables are atomic, and that has JSON_TABLE.
 OLDEST = (10, 6)
@@ -33,15 +34,19 @@ _IN_TRANSACTION = 1
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]{0,63}")
 _OPTIONS = ("ssl", "ssl_ca", "ssl_cert", "ssl_key", "unix_socket")
 
+#: For so long a transaction may stand still. Who dies amid one without a word, as by a power cut of its machine, keeps
+#: its locks no longer.
+IDLE_S = 300
 # Standard words (" quotes names, || joins texts, SET looks at the old row), no value is cut to fit, all that a
-# statement sees is committed and of one moment. Who dies amid a transaction without a word, as by a power cut of
-# its machine, keeps its locks no longer than five minutes.
+# statement sees is committed and of one moment.
 _SETTINGS = (
     "SET SESSION sql_mode = 'ANSI_QUOTES,PIPES_AS_CONCAT,STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,"
     "NO_ENGINE_SUBSTITUTION,SIMULTANEOUS_ASSIGNMENT', SESSION default_storage_engine = InnoDB,"
     " NAMES utf8mb4 COLLATE utf8mb4_nopad_bin, SESSION time_zone = '+00:00',"
-    " SESSION idle_transaction_timeout = 300, SESSION innodb_lock_wait_timeout = 30"
+    f" SESSION idle_transaction_timeout = {IDLE_S}, SESSION innodb_lock_wait_timeout = 30"
 )
+#: For how long a transaction may stand still from now on.
+IDLE = understood("SET SESSION idle_transaction_timeout = ?")
 _ISOLATION = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"
 
 
@@ -146,6 +151,8 @@ class Session:
         self.where = where
         #: Where it notes its last transaction, for whom, and the number of that.
         self.slot, self.owner, self.nr = "", "", 0
+        #: For how long its transactions may stand still, in seconds; None if that is not known.
+        self.idle_s: int | None = IDLE_S
         #: The most bytes that the server takes in one statement.
         self.largest = largest
 
@@ -166,12 +173,14 @@ class Session:
 
     async def run(self, statement: Statement, parameters: Sequence[Any] = ()) -> Result:
         """Run one statement."""
+        await self._forget_some()
         prepared = await self._prepare(statement.text)
         return _result(await prepared.execute(statement.bound(parameters)))
 
     async def run_together(self, statements: Sequence[tuple[Statement, Sequence[Any]]]) -> list[Result | Error]:
         """Run statements one after the other, sent in one go; what each has come to, its error too: those behind one
         that fails are run all the same."""
+        await self._forget_some()
         prepared = [await self._prepare(statement.text) for statement, _ in statements]
         connection = self._connection
         for each, (statement, parameters) in zip(prepared, statements, strict=True):
@@ -195,9 +204,10 @@ class Session:
 
     async def run_many(self, text: str, rows: Sequence[tuple[Any, ...]]) -> int:
         """Run one statement for each of *rows*, in as few messages as may be; returns the rows changed."""
+        await self._forget_some()
         prepared = await self._prepare(text)
         changed = 0
-        for part in _parts(rows, self.largest // 2):
+        for part in parts_of(rows, self.largest // 2):
             try:
                 changed += int((await prepared.execute_bulk(part)).affected_rows)
             except ValueError:  # a column without any value, or with values of two types: it has sent nothing
@@ -222,9 +232,12 @@ class Session:
             return prepared
         prepared = await self._connection.prepare(text)
         self._prepared[text] = prepared
-        if len(self._prepared) > _PREPARED:
-            await self._prepared.popitem(last=False)[1].close()
         return prepared
+
+    async def _forget_some(self) -> None:
+        """Keep no more statements than there is room for: none that is about to be sent is among the others."""
+        while len(self._prepared) > _PREPARED:
+            await self._prepared.popitem(last=False)[1].close()
 
     async def close(self) -> None:
         """Say good-bye if that can be said. Idempotent."""
@@ -237,25 +250,6 @@ class Session:
 def _result(found: Any) -> Result:
     columns = tuple(column[0] for column in found.description) if found.description else ()
     return Result(found.rows or (), int(found.affected_rows), int(found.insert_id), columns)
-
-
-def _parts(rows: Sequence[tuple[Any, ...]], largest: int) -> Iterator[list[tuple[Any, ...]]]:
-    """*rows* in parts of at most about so many bytes, a row at least."""
-    part: list[tuple[Any, ...]] = []
-    size = 0
-    for row in rows:
-        length = sum(4 * len(value) if isinstance(value, str) else len(value) for value in row if _is_long(value))
-        if part and size + length > largest:
-            yield part
-            part, size = [], 0
-        part.append(row)
-        size += length + 16 * len(row)
-    if part:
-        yield part
-
-
-def _is_long(value: Any) -> bool:
-    return isinstance(value, str | bytes)
 
 
 async def connect(where: Address, *, autocommit: bool = True, database: bool = True) -> Session:

@@ -3,36 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from asyncmy.errors import Error
 
 from antiphon.ports import Held
-from antiphon.store.mariadb.connection import DUPLICATE, Result, Session
+from antiphon.store.mariadb.connection import DUPLICATE, IDLE, Result, Session
 from antiphon.store.mariadb.statements import Statement, understood
 from antiphon.store.named import row_type
 
 
-async def run_one(session: Session, statement: Statement, parameters: Sequence[Any]) -> Result | None:
-    """What one statement has come to; None if its row was there already, and it says to leave that alone."""
+async def run_one(
+    session: Session, statement: Statement, parameters: Sequence[Any], idle_s: int | None = None
+) -> Result | None:
+    """What one statement has come to; None if its row was there already, and it says to leave that alone.
+
+    *idle_s*: behind it the transaction may stand still for so long (None: as before).
+    """
     try:
-        return await session.run(statement, parameters)
+        if idle_s is None:
+            return await session.run(statement, parameters)
+        session.idle_s = None
+        limited, found = await session.run_together([(IDLE, (idle_s,)), (statement, parameters)])
+        for each in (limited, found):
+            if isinstance(each, Error):
+                raise each
+        session.idle_s = idle_s
+        return cast("Result", found)
     except Error as error:
         if _left_alone(statement, error):
             return None
         raise
 
 
-async def run_held(session: Session, held: Sequence[Held]) -> None:
+async def run_held(session: Session, held: Sequence[Held], idle_s: int | None = None) -> None:
     """Run statements that have waited for each other, in order, and put each its result. Raises the first error, when
-    all answers are read."""
+    all answers are read. *idle_s*: as for `run_one`."""
     start = 0
+    if idle_s is not None:
+        session.idle_s = None
+        held = [Held(IDLE.text, (idle_s,)), *held]
     for end, each in enumerate([*held, None]):
         if each is None or each.many:
             await _run_singles(session, held[start:end])
             start = end + 1
         if each is not None and each.many:
             each.result = await _run_many(session, each)
+    session.idle_s = idle_s or session.idle_s
 
 
 async def _run_singles(session: Session, held: Sequence[Held]) -> None:

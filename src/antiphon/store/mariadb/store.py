@@ -103,12 +103,14 @@ class MariaStore(ServedStore[Address, Session, MariaUnit]):
         """Look at the note, which is the transaction's own: to read it waits for the transaction, if the server is
         still at it."""
         session, found = unit.connection, None
-        while found is None and self._open:
+        while found is None:
             try:
                 async with self._readers.connection() as connection:
                     with translated(self.address):
                         found = await connection.ask(query("doubt"), session.slot)
             except StoreError:
+                if not self._open:
+                    break
                 await self.clock.idle(_ASK_AGAIN_S)
         if not found or found[0][0] != session.nr:
             raise lost

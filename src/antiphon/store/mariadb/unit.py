@@ -11,7 +11,8 @@ from asyncmy.errors import Error
 
 from antiphon.errors import DeclarationError, StoreError
 from antiphon.ports import Clock, Held, Lease
-from antiphon.store.mariadb.connection import Address, Result, Session, store_error
+from antiphon.store.leases import LEASE_MS
+from antiphon.store.mariadb.connection import IDLE, IDLE_S, Address, Result, Session, store_error
 from antiphon.store.mariadb.queries import query
 from antiphon.store.mariadb.sending import changed, rows_of, run_held, run_one
 from antiphon.store.mariadb.statements import defines, ends_transaction, understood
@@ -20,6 +21,16 @@ from antiphon.store.units import padded
 
 _MARK, _BACK = "SAVEPOINT antiphon_event", "ROLLBACK TO SAVEPOINT antiphon_event"
 _GUARD, _UNDO = "SAVEPOINT antiphon_statement", "ROLLBACK TO SAVEPOINT antiphon_statement"
+#: Who has what all wait for (these lock it), and then says nothing for as long as a lease lasts, stands still, or is
+#: gone without a word, and loses it.
+HOLDING_IDLE_S = LEASE_MS // 1000
+_HOLDING = frozenset(
+    query(name)
+    for name in (
+        *("draw_positions", "draw_more", "move_cursor", "holds_lease", "take_turn", "take_redrive", "take_redrives"),
+        *("due_timers", "lock_register"),
+    )
+)
 _COLUMNS = (
     *("id", "type", "version", "`key`", "service", "time_ms", "correlation_id", "causation_id", "traceparent"),
     *("target", "request_id", "deadline_ms", "origin", "data", "addressee"),
@@ -34,7 +45,18 @@ class MariaUnit(ServedUnit[Address, Session]):
     runs for many rows.
     """
 
-    __slots__ = ("_begun", "_drawn", "_failed", "_is_asked", "_unsent", "_wrote", "before", "head", "is_cut")
+    __slots__ = (
+        "_begun",
+        "_drawn",
+        "_failed",
+        "_holds",
+        "_is_asked",
+        "_unsent",
+        "_wrote",
+        "before",
+        "head",
+        "is_cut",
+    )
 
     def __init__(self, connection: Session, where: Address, clock: Clock, store_ms: int) -> None:
         super().__init__(connection, where, clock, store_ms)
@@ -42,6 +64,8 @@ class MariaUnit(ServedUnit[Address, Session]):
         self._begun = self._wrote = self._drawn = self._failed = False
         # Whether the server was asked to commit something, and has not answered.
         self._is_asked = False
+        # Whether it has what all wait for.
+        self._holds = False
         #: The positions of what came before its events, and of the newest of them.
         self.before = self.head = 0
         #: Whether a statement was given up amid, so that the server may still be at work on it.
@@ -69,6 +93,9 @@ class MariaUnit(ServedUnit[Address, Session]):
                 self._unsent.append(_GUARD)
             await self._send_unsent()
             self._wrote = True
+            if (idle_s := self._idle_s(sql)) is not None:
+                await run_one(self._connection, IDLE, (idle_s,))
+                self._connection.idle_s = idle_s
             try:
                 found = await self._connection.run_many(statement.many or statement.text, many)
             except Error as error:
@@ -86,9 +113,21 @@ class MariaUnit(ServedUnit[Address, Session]):
         statement = understood(sql)
         async with self._statement(sql):
             await self._send_unsent()
-            found = await run_one(self._connection, statement, parameters)
+            found = await run_one(self._connection, statement, parameters, self._idle_s(sql))
             self._wrote = self._wrote or not statement.reads
             return found
+
+    def _idle_s(self, *statements: str) -> int | None:
+        """For how long it may stand still behind *statements*, in seconds; None if that is what the server knows."""
+        self._holds = self._holds or not _HOLDING.isdisjoint(statements)
+        wanted = HOLDING_IDLE_S if self._holds else IDLE_S
+        return None if self._connection.idle_s == wanted else wanted
+
+    async def _run_plain(self, sql: str, parameters: Sequence[Any]) -> Result:
+        """Run one statement of ours that always comes to something."""
+        found = await run_one(self._connection, understood(sql), parameters, self._idle_s(sql))
+        assert found is not None
+        return found
 
     async def _send_unsent(self) -> None:
         """Send what was put off, as one message."""
@@ -156,7 +195,7 @@ class MariaUnit(ServedUnit[Address, Session]):
     async def _send_together(self, held: list[Held]) -> None:
         await self._send_unsent()
         self._wrote = True
-        await run_held(self._connection, held)
+        await run_held(self._connection, held, self._idle_s(*(each.sql for each in held)))
 
     # ------------------------------------------------------------------ savepoints
 
@@ -181,7 +220,7 @@ class MariaUnit(ServedUnit[Address, Session]):
     async def _insert_early(self, rows: list[tuple[Any, ...]]) -> None:
         async with self._statement(OURS):
             await self._send_unsent()
-            drawn = await self._connection.run(understood(query("draw_more")), (len(rows),))
+            drawn = await self._run_plain(query("draw_more"), (len(rows),))
             await self._insert(rows, drawn.insert_id)
 
     async def _insert(self, rows: list[tuple[Any, ...]], head: int) -> None:
@@ -224,11 +263,10 @@ class MariaUnit(ServedUnit[Address, Session]):
         """Draw positions for *rows*, note the transaction, and insert them. Without any the head moves all the same:
         that wakes the others."""
         session = self._connection
-        drawn = await session.run(
-            understood(query("draw_positions")), (max(len(rows), 1), session.nr, self._store_ms, session.slot)
-        )
+        noted = (session.nr, self._store_ms, session.slot)
+        drawn = await self._run_plain(query("draw_positions"), (max(len(rows), 1), *noted))
         if drawn.affected != 2:  # its place for notes was tidied away
-            drawn = await session.run(understood(query("draw_more")), (max(len(rows), 1),))
+            drawn = await self._run_plain(query("draw_more"), (max(len(rows), 1),))
             await self._note()
         self._wrote, self.head = True, drawn.insert_id
         if not rows:

@@ -10,8 +10,12 @@ from psycopg import AsyncConnection, sql
 from antiphon.errors import StoreError
 from antiphon.store.postgres.connection import Address, connect, translated
 from antiphon.store.postgres.queries import query
+from antiphon.store.postgres.standstill import Standstills
 from antiphon.store.postgres.statements import numbered
 from antiphon.store.served import listener
+
+#: Looks at those who stand still are so far apart.
+LOOK_EVERY_S = 5.0
 
 
 def number_of(*names: str) -> int:
@@ -46,6 +50,11 @@ class Listener(listener.Listener[Address, AsyncConnection]):
             await connection.execute(sql.SQL("LISTEN {}").format(channel))
 
     async def _hear(self, connection: AsyncConnection) -> None:
-        async for notice in connection.notifies():
-            if notice.payload != self._owner:
-                self._rung()
+        schema = self._where.schema
+        standstills = Standstills(self._where, self._clock, number_of("log", schema), number_of("log", schema) + 1)
+        while True:
+            async for notice in connection.notifies(timeout=LOOK_EVERY_S):
+                if notice.payload != self._owner:
+                    self._rung()
+            # Here, since everything else of this process may be waiting for such a one.
+            await standstills.look(connection)

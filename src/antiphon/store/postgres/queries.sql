@@ -322,3 +322,25 @@ SELECT id, due_ms, clock, recurrence, type, version, key, service, correlation_i
 FROM antiphon_timers WHERE clock = ? AND due_ms <= ?
   AND set_config('idle_in_transaction_session_timeout', '15s', true) IS NOT NULL
 ORDER BY due_ms, id LIMIT ? FOR UPDATE
+
+-- name: standing_still
+-- The sessions of our role that wait, amid a transaction and what they send, for more of it. (Who copies rows into a
+-- table takes his time.)
+SELECT pid, backend_start, state_change FROM pg_stat_activity
+WHERE datname = current_database() AND usename = session_user AND state = 'active' AND wait_event = 'ClientRead'
+  AND xact_start IS NOT NULL AND query !~* '\mcopy\M'
+
+-- name: end_standing
+-- End such a session, if it has not gone on, holds a lock of ours (of a list) or rows of handlers, timers or redrives, or
+-- (if that is asked for) of any table of the schema, and somebody waits for it.
+SELECT pg_terminate_backend(a.pid) FROM pg_stat_activity AS a
+WHERE a.pid = ?1 AND a.backend_start = ?2 AND a.state_change = ?3 AND a.state = 'active' AND a.wait_event = 'ClientRead'
+  AND EXISTS (
+      SELECT 1 FROM pg_locks AS l
+      LEFT JOIN pg_class AS c ON c.oid = l.relation AND c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = ?6)
+      WHERE l.pid = a.pid AND l.granted
+        AND (l.locktype = 'advisory' AND l.objsubid = 1 AND (l.classid::bigint << 32 | l.objid::bigint) = ANY (?4::bigint[])
+             OR l.locktype = 'relation' AND l.mode IN ('RowShareLock', 'RowExclusiveLock')
+             AND (c.relname IN ('antiphon_handlers', 'antiphon_timers', 'antiphon_redrives') OR ?5 AND c.oid IS NOT NULL)))
+  AND EXISTS (SELECT 1 FROM pg_stat_activity AS waiting
+              WHERE waiting.wait_event_type = 'Lock' AND a.pid = ANY (pg_blocking_pids(waiting.pid)))

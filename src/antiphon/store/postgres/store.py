@@ -83,7 +83,7 @@ class PostgresStore(ServedStore[Address, AsyncConnection, PostgresUnit]):
         cursor as it is."""
         assert unit.transaction is not None
         number, _, since = unit.transaction.partition(" ")
-        while self._open:
+        while True:
             try:
                 async with self._readers.connection() as connection:
                     with translated(self.address):
@@ -100,10 +100,9 @@ class PostgresStore(ServedStore[Address, AsyncConnection, PostgresUnit]):
                     where=self.where,
                     mend="What is in the log counts",
                 ) from lost
-            if found is None or found[0] != "in progress":
+            if found is None or found[0] != "in progress" or not self._open:
                 raise lost
             await self.clock.idle(_ASK_AGAIN_S)
-        raise lost
 
     # ------------------------------------------------------------------ reading
 

@@ -17,6 +17,7 @@ from antiphon.ports import Clock, Held, Lease
 from antiphon.store.postgres.connection import Address, store_error, translated
 from antiphon.store.postgres.queries import query
 from antiphon.store.postgres.statements import as_it_was, kept, named_rows, numbered
+from antiphon.store.rows import parts_of
 from antiphon.store.served.unit import OURS, ServedUnit
 
 _BEGIN = b"BEGIN"
@@ -29,6 +30,8 @@ _WHO = (
 _MARK, _UNMARK, _BACK = b"SAVEPOINT antiphon_event", b"RELEASE antiphon_event", b"ROLLBACK TO antiphon_event"
 _GUARD, _UNGUARD = b"SAVEPOINT antiphon_statement", b"RELEASE antiphon_statement"
 _UNDO = b"ROLLBACK TO antiphon_statement"
+#: So many bytes of events are sent as one statement; where in a row they are.
+_PART, _DATA = 1024 * 1024, 13
 _USABLE = (TransactionStatus.INERROR, TransactionStatus.INTRANS)
 
 
@@ -229,10 +232,13 @@ class PostgresUnit(ServedUnit[Address, AsyncConnection]):
                 await self._send_insert(rows)
 
     async def _send_insert(self, rows: list[tuple[Any, ...]]) -> None:
-        """Insert events, from now until the commit as the only one."""
+        """Insert events, from now until the commit as the only one: bit by bit, so that the server sees it going on,
+        however long it takes to send them."""
         await self._connection.execute(query("lock_log").encode(), (self._lock_id,))
-        columns: list[Sequence[Any]] = [list(column) for column in zip(*rows, strict=True)]
-        await self._connection.execute(query("append").encode(), [list(kept(column)) for column in columns])
+        is_long = sum([len(row[_DATA]) for row in rows]) > _PART
+        for part in parts_of(rows, _PART) if is_long else (rows,):
+            columns: list[Sequence[Any]] = [list(column) for column in zip(*part, strict=True)]
+            await self._connection.execute(query("append").encode(), [list(kept(column)) for column in columns])
 
     async def prepare_commit(self) -> None:
         """Write what was kept for the end; afterwards it is known what the server calls the transaction."""
