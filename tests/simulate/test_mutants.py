@@ -26,6 +26,12 @@ def test_a_mutant_is_found(name: str) -> None:
     assert control(mutant.trial, finding.seeds - 1) == ()
 
 
+def test_a_world_that_has_broken_a_promise_is_not_waited_for() -> None:
+    """It may never come to rest: what was seen on the way is told, and not that it turned in circles."""
+    finding = hunt(MUTANTS["same_token_for_the_next"], _AT_MOST)
+    assert finding.promises == ["G3 leases_change_hands_properly"]
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("where", {mutant.trial: None for mutant in MUTANTS.values()}, ids=str)
 def test_the_engine_itself_breaks_no_promise(where: Trial) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +27,20 @@ ELSEWHERE = {
 }
 
 
+# What an application claims is called as its function is, which has no space.
+_OF_A_PROMISE = re.compile("G[1-9] ")
+
+
 class Violation(msgspec.Struct, frozen=True):
     """Something that must hold did not: the invariant's name, and what was found."""
 
     name: str
     text: str
+
+    @property
+    def breaks_a_promise(self) -> bool:
+        """Whether it is one of G1 to G9: neither an error that was logged, nor what an application says of itself."""
+        return _OF_A_PROMISE.match(self.name) is not None
 
 
 def catalogue() -> dict[str, str]:

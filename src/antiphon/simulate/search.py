@@ -119,8 +119,9 @@ class Search:
             outcome.found = await self._shrunk(job, run, outcome.violating[job.seed])
         return outcome
 
-    async def exhaustive(self, jobs: Sequence[Job]) -> Outcome:
-        """Run the world of each job without a fault, and then killed at each of its effect points in turn."""
+    async def exhaustive(self, jobs: Sequence[Job], *, every: int = 1) -> Outcome:
+        """Run the world of each job without a fault, and then killed at each of its effect points in turn, or at each
+        of so many (*every*)."""
         outcome = await self.seeds([msgspec.structs.replace(job, schedule="") for job in jobs])
         if outcome.violating:
             return outcome
@@ -129,7 +130,7 @@ class Search:
         killed = [
             msgspec.structs.replace(job, schedule=f"crash@{point}")
             for job, base in bases
-            for point in range(1, base.points + 1)
+            for point in range(1, base.points + 1, every)
         ]
         kept: dict[Job, str] = {}
         first: dict[Job, tuple[Run, list[Violation]]] = {}
