@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from datetime import timedelta
@@ -82,6 +83,19 @@ async def test_fields_may_hold_line_ends(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes('\ufeffn;about\r\n1;"two\nlines; ""quoted"""\r\n'.encode())
     reader = await Reader(f"folder://{tmp_path}", "*.csv", every=SOON, delimiter=";").start()
     assert [each.row for each in await reader.some()] == [{"n": "1", "about": 'two\nlines; "quoted"'}]
+
+
+async def test_a_quote_without_its_end_costs_no_more_than_its_file(tmp_path: Path) -> None:
+    """All that follows may belong to its field: many short lines, which are read again whenever somebody looks."""
+    (tmp_path / "a.csv").write_bytes(b'n,about\n1,"' + b"\n" * 130_000)
+    reader = await Reader(f"folder://{tmp_path}", "*.csv", every=SOON).start()
+    began = time.process_time()
+    assert await reader.some() == []
+    assert time.process_time() - began < 2
+    with (tmp_path / "a.csv").open("ab") as file:
+        file.write(b'end"\n')
+    (found,) = await reader.some()
+    assert (found.row or {})["about"] == "\n" * 130_000 + "end"
 
 
 async def test_a_broken_record_says_where_it_stands(tmp_path: Path) -> None:

@@ -34,13 +34,15 @@ _BLOCK_MS = 2_000
 _PURGE_EVERY_MS = 600_000
 #: An id is ``<ms>-<n>``: as one number, with room for so many bits of n.
 _SHIFT = 20
-# KEYS: stream, positions. ARGV: sender, its position before and after, and a type and an event each.
+# KEYS: stream, positions. ARGV: sender, its position before and after, up to where it was confirmed to it, and a type
+# and an event each. Who knows less than it has confirmed has lost its end, as a replica that is promoted may: that has
+# to be sent again, and comes first.
 _SEND = """
 local known = tonumber(redis.call('HGET', KEYS[2], ARGV[1]) or '0')
-if known > tonumber(ARGV[2]) then
+if known > tonumber(ARGV[2]) or known < tonumber(ARGV[4]) then
   return known
 end
-for at = 4, #ARGV, 2 do
+for at = 5, #ARGV, 2 do
   redis.call('XADD', KEYS[1], '*', 'type', ARGV[at], 'event', ARGV[at + 1])
 end
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])
@@ -78,6 +80,8 @@ class RedisBus(Feeds):
         # What its commands return is typed as everything that it could be in any version of the protocol.
         self._client: Any = client_at(url, PATIENCE_S)
         self._script = self._client.register_script(_SEND)
+        # Up to where each sender's log was confirmed here.
+        self._confirmed: dict[str, int] = {}
 
     async def open(self) -> None:
         """See that the server is there, and how durable it is. Raises BusError."""
@@ -106,7 +110,12 @@ class RedisBus(Feeds):
         fields = [field for event in events for field in (event.type, to_structured(event))]
         async with self._translated("has not confirmed", RedisError):
             keys = [self._stream, self._sent]
-            return int(await self._script(keys=keys, args=[sender, after_seq, upto_seq, *fields]))
+            confirmed = self._confirmed.get(sender, 0)
+            known = int(await self._script(keys=keys, args=[sender, after_seq, upto_seq, confirmed, *fields]))
+        if known < confirmed:
+            log.warning("%s has forgotten what %s sent after %d: it is sent again", self._where, sender, known)
+        self._confirmed[sender] = known
+        return known
 
     async def position(self, sender: str) -> int | None:
         """How far the sender's log has been taken. Raises BusError."""

@@ -180,12 +180,13 @@ class ChannelSource:
 
 def _split(file: BinaryIO, is_csv: bool) -> Iterator[bytes]:
     """The records from where *file* stands, with their ends. What has none yet is left for later."""
-    record = b""
+    record, quotes = bytearray(), 0
     while line := file.readline(_CHUNK):
         record += line
-        if len(record) > _LONGEST or (line.endswith(b"\n") and not (is_csv and record.count(b'"') % 2)):
-            yield record
-            record = b""
+        quotes += line.count(b'"')
+        if len(record) > _LONGEST or (line.endswith(b"\n") and not (is_csv and quotes % 2)):
+            yield bytes(record)
+            record, quotes = bytearray(), 0
 
 
 class ChannelSink:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -34,7 +35,7 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 10.0
 T = TypeVar("T")
 
 
-class ChannelWorker:
+class ChannelWorker(ABC):
     """One direction of a channel, for the length of a lease."""
 
     def __init__(self, spec: HandlerSpec, store: SqlStore, clock: Clock, limit: int) -> None:
@@ -63,9 +64,9 @@ class ChannelWorker:
                 await self._unless_stopped(self._clock.sleep(self._pause_s))
                 self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
 
+    @abstractmethod
     async def _move(self, lease: Lease) -> None:
         """Connect, and move messages until stopped or until something breaks."""
-        raise NotImplementedError
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T | None:
         """What *work* returns; None, and *work* is cancelled, when it is time to stop."""

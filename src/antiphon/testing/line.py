@@ -42,6 +42,12 @@ class Line:
     async def cut(self) -> None:
         """Break what is connected, in the midst of whatever is on its way."""
         assert self._server is not None
+        for listening in self._server.sockets:
+            asyncio.get_running_loop().remove_reader(listening.fileno())
+        # What has been accepted and is no connection yet becomes one first: asyncio forgets it with a server that is
+        # closed, and its socket stays open.
+        for _ in range(3):
+            await asyncio.sleep(0)
         self._server.close()
         self.broken += len(self._writers)
         for writer in self._writers:
