@@ -13,6 +13,10 @@ ifeq ($(realpath $(BIN)/python),)
 .PHONY: $(DEMO_READY) $(DEV_READY)
 endif
 
+# Where Python may not keep what it has compiled, as in many images, each of a few hundred processes that the tests
+# start compiles all of it again.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Set PYTHON to choose the interpreter that .venv is made with.
 PYTHON ?=
 PYTHONS := $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python3.14)

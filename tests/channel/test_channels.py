@@ -26,7 +26,7 @@ from tests.channel.kit import Got, Passed, environment, once_by_id, once_in_orde
 
 pytestmark = pytest.mark.anyio
 
-MANY, KILLS = 300, 6
+MANY = 300
 SEED = 20
 
 
@@ -107,7 +107,8 @@ async def test_a_cut_line_loses_nothing(system: Foreign, tmp_path: Path) -> None
         once_in_order(once_by_id(await system.taken()), range(MANY))
 
 
-async def test_a_killed_process_loses_nothing(system: Foreign, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [3, pytest.param(6, marks=pytest.mark.soak)])
+async def test_a_killed_process_loses_nothing(system: Foreign, tmp_path: Path, kills: int) -> None:
     """``kill -9`` while messages come and go, and another start; nothing is lost, or handled twice."""
     chance = random.Random(SEED)
     data = tmp_path / "data"
@@ -115,9 +116,9 @@ async def test_a_killed_process_loses_nothing(system: Foreign, tmp_path: Path) -
     told = environment(url=system.url, places=system.places, out=out, name=name, options=system.options)
     members = ["relay", "upstream", *(["downstream"] if system.out else [])]
     fleet = Fleet("tests.channel.member:app", data, {"all": members}, told)
-    each = MANY // KILLS
+    each = MANY // kills
     try:
-        for kill in range(KILLS):
+        for kill in range(kills):
             await fleet.start(["all"])
             await system.put(range(kill * each, (kill + 1) * each))
             least = kill * each + chance.randrange(1, each)

@@ -79,7 +79,12 @@ def made(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("block", "found", "mutated"), MUTANTS, ids=lambda text: str(text)[:24])
+@pytest.mark.parametrize(
+    ("block", "found", "mutated"),
+    # Each takes a good part of the suite: every second one here, the others in `make soak`.
+    [*MUTANTS[::2], *(pytest.param(*each, marks=pytest.mark.soak) for each in MUTANTS[1::2])],
+    ids=lambda text: str(text)[:24],
+)
 async def test_a_mutant_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: str, found: str, mutated: str
 ) -> None:

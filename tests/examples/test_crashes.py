@@ -41,7 +41,7 @@ async def test_enrollment() -> None:
     assert await crash_after_every_commit(enrollment, play, look) > 10
 
 
-@pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.soak)])
 async def test_flight_booking(every: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """One is declined, and of those who want the last seat all but as many as there are have their money back."""
     smallest = min(timetable().values(), key=lambda flight: (flight.seats, flight.number))

@@ -413,8 +413,8 @@ async def refunded_by_definition(life: Life) -> None:
     ("play", "every"),
     [
         # Each life takes its time: some commits here, and each of them in `make soak`.
-        (shipped, 3),
-        (refunded, 6),
+        (shipped, 5),
+        (refunded, 8),
         *(pytest.param(play, 1, marks=pytest.mark.soak) for play in (shipped, refunded, refunded_by_definition)),
     ],
 )

@@ -354,7 +354,9 @@ async def test_trust_is_earned_by_success_and_lost_by_failure(tmp_path: Path, mo
         assert await world.rows("SELECT count(*) FROM bills") == [(79,)]
 
 
-@pytest.mark.parametrize("seed", range(200, 206))
+@pytest.mark.parametrize(
+    "seed", [*range(200, 204), *(pytest.param(n, marks=pytest.mark.soak) for n in range(204, 240))]
+)
 async def test_a_random_life_ahead(tmp_path: Path, seed: int) -> None:
     """With every batch tried without savepoints first, each event still ends once, in order."""
     await live(tmp_path, seed, steps=60)
