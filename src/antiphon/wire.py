@@ -97,6 +97,8 @@ _LONGEST = {
 
 Attributes = Mapping[str, object]
 
+_texts = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
 
 class _Event(msgspec.Struct, frozen=True, omit_defaults=True):
     """An envelope in the names of CloudEvents, in the order in which they are written."""
@@ -161,8 +163,7 @@ def from_structured(body: bytes, *, received_ms: int, limit: int = MAX_PAYLOAD) 
     value = strict_json(body, limit=limit + _HEADROOM, type_name="CloudEvent")
     if not isinstance(value, dict):
         _refuse("$", "expected an object")
-    texts = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    return _from_object(value, texts, "$", received_ms, limit)
+    return _from_object(value, _texts(body), "$", received_ms, limit)
 
 
 def from_batch(body: bytes, *, received_ms: int, limit: int = MAX_PAYLOAD) -> list[Envelope]:

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,10 +19,29 @@ JSON = st.recursive(
 )
 
 
-@given(JSON, st.booleans())
-def test_good_json_is_read_as_it_is(value: Any, ascii_only: bool) -> None:
-    """Every JSON value within the limits is read, escaped or not."""
-    assert strict_json(json.dumps(value, ensure_ascii=ascii_only).encode()) == value
+@given(JSON, st.booleans(), st.sampled_from([None, (",", ":")]))
+def test_good_json_is_read_as_it_is(value: Any, ascii_only: bool, separators: tuple[str, str] | None) -> None:
+    """Every JSON value within the limits is read, escaped or not, spaced or not."""
+    text = json.dumps(value, ensure_ascii=ascii_only, separators=separators).encode()
+    assert repr(strict_json(text)) == repr(value)
+
+
+@given(JSON, st.none() | st.tuples(st.integers(0), st.integers(0, 255)))
+def test_what_we_have_written_is_read_as_any_other_text(value: Any, damage: tuple[int, int] | None) -> None:
+    """Which is known to be strict by its bytes: the parser that looks at each part finds or refuses the same."""
+    text = bytearray(msgspec.json.encode(value))
+    if damage is not None:
+        place, byte = damage
+        text[place % len(text)] = byte
+    assert found_in(bytes(text)) == found_in(b" " + text)
+
+
+def found_in(text: bytes) -> str:
+    """The value, in which 1 is not 1.0."""
+    try:
+        return repr(strict_json(text))
+    except Undecodable:
+        return "refused"
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any, NoReturn
+
+import msgspec
 
 from antiphon.errors import PayloadTooLarge, Undecodable
 
@@ -25,6 +27,12 @@ NOT_UNICODE = "text that is not Unicode (a lone surrogate)"
 _PLAIN_NAME = re.compile(r"\w+")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _MAX_DIGITS = 40
+
+_decode: Callable[[bytes], Any] = msgspec.json.Decoder().decode
+_encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
+_ALL_DIGITS_ARE_0 = bytes.maketrans(b"123456789", b"000000000")
+_AS_LONG_AS_2_53 = b"0" * len(str(MAX_INTEGER))
+_UNSURE = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +75,10 @@ def strict_json(data: bytes, *, limit: int = MAX_PAYLOAD, depth: int = MAX_DEPTH
     if len(data) > limit:
         raise PayloadTooLarge(type_name, "$", f"{len(data):,} bytes of data; the limit is {limit:,} bytes")
 
+    value = _as_we_write_it(data, depth)
+    if value is not _UNSURE:
+        return value
+
     def refuse(reason: str, path: str = "$") -> NoReturn:
         raise Undecodable(type_name, path, reason)
 
@@ -86,6 +98,25 @@ def strict_json(data: bytes, *, limit: int = MAX_PAYLOAD, depth: int = MAX_DEPTH
     if flaw:
         refuse(flaw.reason, flaw.path)
     return value
+
+
+def _as_we_write_it(data: bytes, depth: int) -> Any:
+    """The value of text that is what we would write of that value, byte for byte; of any other, _UNSURE.
+
+    No key can occur twice in it, and no number is one that would be written otherwise. What is left to look for takes
+    a look at the bytes. It is all of our own events, and costs a third of looking at each part.
+    """
+    if (
+        b"\\u" in data
+        or data.count(b"{") + data.count(b"[") > depth
+        or _AS_LONG_AS_2_53 in data.translate(_ALL_DIGITS_ARE_0)
+    ):
+        return _UNSURE
+    try:
+        value = _decode(data)
+        return value if _encode(value) == data else _UNSURE
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return _UNSURE
 
 
 class _Parser(json.JSONDecoder):
