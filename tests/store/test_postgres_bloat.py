@@ -16,8 +16,6 @@ psycopg = pytest.importorskip("psycopg")
 pytestmark = pytest.mark.anyio
 
 EVENTS = 2_000
-#: Of all of Antiphon's own tables, for 1,000 events that were handled at once.
-MOST_DEAD = 25
 
 
 class Ordered(Event, key="customer"):
@@ -33,8 +31,8 @@ def url() -> Iterator[str]:
 
 
 async def test_the_happy_path_leaves_next_to_nothing_dead(url: str, tmp_path: Path) -> None:
-    """Nothing is deleted, the one row that is updated for a batch is all but always updated in place, and the dead
-    rows of 1,000 events stay below a bound, whether they come in large batches or a few at a time."""
+    """Nothing is deleted, and the one row that is updated for a batch is all but always updated in place: its dead
+    versions stay on its page or two, which are cleaned when they are full, and no other table has any."""
     billing = Service("billing", tables="CREATE TABLE bills (n INTEGER PRIMARY KEY);")
 
     @billing.on(Ordered)
@@ -76,6 +74,5 @@ async def test_the_happy_path_leaves_next_to_nothing_dead(url: str, tmp_path: Pa
     assert in_place >= 0.9 * updated
     assert pages is not None
     assert pages[0] <= 2
-    assert [name for name, (*_, deleted, _) in tables.items() if deleted and name != "antiphon_workers"] == []
-    assert sum(dead for *_, dead in tables.values()) <= MOST_DEAD * EVENTS // 1_000
-    assert [name for name, (_, updates, *_) in tables.items() if updates] == ["antiphon_handlers"]
+    others = {name: counts for name, counts in tables.items() if name not in ("antiphon_handlers", "antiphon_workers")}
+    assert {name for name, (_, updates, _, deleted, dead) in others.items() if updates or deleted or dead} == set()
