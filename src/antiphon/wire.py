@@ -85,6 +85,8 @@ _STANDARD = {
 _OUR_EXTENSIONS = frozenset(
     {"correlationid", "causationid", "traceparent", "service", "kind", "target", "requestid", "deadline"}
 )
+#: What may be any text but none, which is most of what an event has: nothing else need be looked at then.
+_ANY_TEXT = _OUR_EXTENSIONS | {name for name, (pattern, _) in _STANDARD.items() if pattern is _TEXT}
 
 #: The characters of what is kept of an event beside its data. All of it may be so short.
 _SHORT = 255
@@ -280,28 +282,31 @@ def _source_of(service: str) -> str:
 def _from_object(
     value: dict[str, object], texts: dict[str, msgspec.Raw], path: str, received_ms: int, limit: int
 ) -> Envelope:
-    attributes = {name: part for name, part in value.items() if name not in ("data", "data_base64")}
-    encoded = value.get("data_base64")
+    plain, encoded = value.pop("data", None), value.pop("data_base64", None)
     if encoded is None:
         data = bytes(texts.get("data", b"null"))
-    elif value.get("data") is not None:
+    elif plain is not None:
         _refuse(f"{path}.data_base64", "there is data as well; an event has one of the two")
     else:
         data = _from_base64(encoded, value.get("datacontenttype"), f"{path}.data_base64", limit)
     if len(data) > limit:
         _refuse_size(data, limit)
-    return _envelope(attributes, data, f"{path}.", received_ms)
+    return _envelope(value, data, f"{path}.", received_ms)
 
 
 def _envelope(attributes: Attributes, data: bytes, prefix: str, received_ms: int) -> Envelope:
     """Check all *attributes*, by CloudEvents 1.0 section 3; *prefix* and a name tell where one stands."""
-    present = {name: value for name, value in attributes.items() if value is not None}
-    for name, value in present.items():
-        _check_attribute(name, value, prefix)
+    texts: dict[str, str] = {}
+    for name, value in attributes.items():
+        if value is None:
+            continue
+        if not value or type(value) is not str or name not in _ANY_TEXT:
+            _check_attribute(name, value, prefix)
+        if isinstance(value, str):
+            texts[name] = value
     for name in ("specversion", "id", "source", "type"):
-        if name not in present:
+        if name not in texts:
             _refuse(prefix + name, "this required attribute is missing")
-    texts = {name: value for name, value in present.items() if isinstance(value, str)}
     if max(map(len, texts.values())) > _SHORT:
         _check_lengths(texts, prefix)
     version = texts["specversion"]
