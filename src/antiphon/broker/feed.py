@@ -114,6 +114,8 @@ class Feeds(ABC):
 
     def __init__(self, where: str) -> None:
         self._where = where
+        #: Why the server may lose what it has confirmed, as far as it says so when it is opened.
+        self.doubt = ""
         self._feeds: dict[str, Feed] = {}
         self._wakes: dict[object, Callable[[], None]] = {}
         self._closed = False

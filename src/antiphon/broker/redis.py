@@ -92,7 +92,8 @@ class RedisBus(Feeds):
         except RedisError:
             return  # a hosted Redis does not say
         if kept != {"appendonly": "yes", "appendfsync": "always"}:
-            log.warning("%s may forget what it has confirmed: %s", self._where, kept)
+            self.doubt = f"it may forget what it has confirmed: {kept}"
+            log.warning("%s: %s", self._where, self.doubt)
 
     async def close(self) -> None:
         """Disconnect. Idempotent."""

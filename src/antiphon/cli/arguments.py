@@ -47,15 +47,15 @@ def add_stores(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_bus(parser: argparse.ArgumentParser) -> None:
-    """The broker between the services, as ``bus``."""
+def add_bus(parser: argparse.ArgumentParser, *, otherwise: str = "as the app says") -> None:
+    """The broker between the services, as ``bus``; *otherwise* is what holds where none is named."""
     parser.add_argument(
         "--bus",
         metavar="URL",
         type=url,
         default=os.environ.get(BUS) or None,
         help=f"the broker between the services: nats://, redis://, amqp://, kafka://, sqs://, ... "
-        f"(default: ${BUS}, else as the app says)",
+        f"(default: ${BUS}, else {otherwise})",
     )
 
 

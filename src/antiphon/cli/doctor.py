@@ -1,4 +1,4 @@
-"""``antiphon doctor``: whether this machine and a data directory are fit for a durable log."""
+"""``antiphon doctor``: whether this machine, the place of the stores and the broker are fit for a durable log."""
 
 from __future__ import annotations
 
@@ -53,6 +53,7 @@ class Check(NamedTuple):
 def doctor(parser: argparse.ArgumentParser) -> None:
     """Give *parser* the arguments of ``doctor``."""
     arguments.add_stores(parser)
+    arguments.add_bus(parser, otherwise="none is looked at")
     arguments.add_json(parser)
     parser.epilog = "Exit code 1 if something is wrong; warnings leave it at 0."
     parser.set_defaults(run=_doctor)
@@ -60,6 +61,8 @@ def doctor(parser: argparse.ArgumentParser) -> None:
 
 def _doctor(options: argparse.Namespace) -> int:
     checks = [*_versions(), *_sqlite(), *_machine(), *_place(options)]
+    if options.bus is not None:
+        checks.append(asyncio.run(_broker(options.bus)))
     errors = sum(check.state == "error" for check in checks)
     if options.json:
         output.emit({"ok": not errors, "checks": [check._asdict() for check in checks]})
@@ -139,6 +142,34 @@ async def _server(url: str) -> list[Check]:
             return checks
     except AntiphonError as error:
         return [Check("server", "error", error.what, error.mend)]
+
+
+async def _broker(url: str) -> Check:
+    """The broker: whether it can be reached, and says that it keeps what it confirms. Nothing is made there."""
+    import logging
+
+    from antiphon.broker.connecting import bus_at
+    from antiphon.broker.feed import Feeds
+    from antiphon.broker.naming import shown
+    from antiphon.errors import AntiphonError, BusError
+    from antiphon.model.retry import days
+    from antiphon.runtime.clock import SystemClock
+
+    logging.getLogger("antiphon").setLevel(logging.ERROR)  # what a bus warns of is among what was found
+    try:
+        bus = bus_at(url, "doctor", keep=days(1))(Path(), clock=SystemClock(), owner="doctor")
+        try:
+            await bus.open()
+        finally:
+            await bus.close()
+    except BusError as error:
+        mend = "see that it runs, that it can be reached from here, and that user and password are right"
+        return Check("bus", "error", f"{shown(url)}: {error.what}", mend)
+    except AntiphonError as error:
+        return Check("bus", "error", error.what, error.mend)
+    doubt = bus.doubt if isinstance(bus, Feeds) else ""
+    mend = "have it written to disk before it is confirmed: docs/how-to/brokers.md"
+    return _unless(bool(doubt), "bus", f"{shown(url)}: {doubt or 'it can be reached'}", mend)
 
 
 async def _postgresql(store: SqlStore) -> list[Check]:

@@ -52,7 +52,7 @@ COMMANDS = {
     "prune": Command("remove old events that nobody needs", "antiphon.cli.upkeep:prune"),
     "backup": Command("copy the stores while they are in use", "antiphon.cli.upkeep:backup"),
     "deploy": Command("write what a deployment is made of", "antiphon.cli.deploy:deploy"),
-    "doctor": Command("look at this machine and the data directory", "antiphon.cli.doctor:doctor"),
+    "doctor": Command("look at this machine, the stores' place and the broker", "antiphon.cli.doctor:doctor"),
 }
 
 
