@@ -273,3 +273,36 @@ async def test_a_suspect_that_cannot_be_settled_is_given_back_before_another_run
     async with running(tmp_path, made, clock=VirtualClock()) as world:
         await world.until(lambda: len(recorded) >= 3)
     assert set(recorded) == {1}, recorded
+
+
+async def test_a_suspect_that_always_fails_does_not_keep_its_handler_paused(tmp_path: Path) -> None:
+    """While a handler is paused, suspects take their turn with all that waits: one of the others may succeed."""
+    clock, down = VirtualClock(), True
+
+    def billing(*, hangs: bool) -> Service:
+        made = Service("billing")
+
+        @made.on(Ordered, retry=NO_JITTER)
+        async def bill(event: Ordered) -> None:
+            if hangs:
+                await clock.sleep(3_600)
+            if down or event.n == 0:
+                raise ConnectionError("the ledger is down")
+
+        return made
+
+    async with running(tmp_path, shop(), billing(hangs=True), clock=clock) as world:
+        await world.publish("shop", Ordered("c0", 0))
+        world.store.release = nothing  # as when the process dies
+    async with running(tmp_path, shop(), billing(hangs=False), clock=clock) as world:
+        assert await world.rows("SELECT suspect FROM antiphon_deliveries") == [(1,)]
+        await world.publish("shop", *(Ordered(f"c{n}", n) for n in range(1, 6)))
+        await clock.advance(60)
+        assert await world.rows("SELECT count(*) FROM antiphon_handlers WHERE paused_until_ms IS NOT NULL") == [(1,)]
+        down = False
+        await clock.advance(300)
+        assert sorted((await world.statuses("billing.bill")).values()) == ["COMPLETED"] * 5 + ["FAILED"]
+
+
+async def nothing(lease: object) -> None:
+    """What a process that dies gives back."""

@@ -54,7 +54,8 @@ async def test_a_copy_made_while_writing_is_of_one_moment(tmp_path: Path) -> Non
         await order(world, *range(10_000, 10_500))
         writer = asyncio.ensure_future(keep_publishing(world, acknowledged))
         await until_some(acknowledged)
-        for round_ in range(3):
+        round_ = meanwhile = 0
+        while meanwhile < 3:
             before = len(acknowledged)
             target = tmp_path / f"copy{round_}.db"
             report = await backup(Desk(world.store), target)
@@ -64,7 +65,8 @@ async def test_a_copy_made_while_writing_is_of_one_moment(tmp_path: Path) -> Non
             assert len(copied) >= 500 + before
             billed = numbers(target, "SELECT data ->> 'n' FROM antiphon_log WHERE type = 'Billed'")
             assert sorted(billed) == sorted(numbers(target, "SELECT n FROM bills"))
-            assert len(acknowledged) > before  # writers went on meanwhile
+            meanwhile += len(acknowledged) > before  # writers went on
+            round_ += 1
         writer.cancel()
         await asyncio.gather(writer, return_exceptions=True)
     assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []

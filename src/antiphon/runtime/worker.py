@@ -115,11 +115,11 @@ class Worker:
         if permit is circuits.Permit.WAIT or not room:
             return False
         due = await self._store.read_due(lease, self._limit)
+        if permit is circuits.Permit.PROBE:
+            return await self._probe(lease, due)
         suspects = [delivery for delivery in due if delivery.suspect]
         if suspects or lease.seq < lease.suspect_seq:
             return await self._suspect(lease, suspects)
-        if permit is circuits.Permit.PROBE:
-            return await self._probe(lease, due)
         if self._lanes is not None:
             return await self._take_turns(lease, room)
         attempts = self.judge.admit(_first_of_keys(due) if self._goes_outside else due, room)
@@ -207,16 +207,25 @@ class Worker:
                 self._slots.give_back(taken)
 
     async def _probe(self, lease: Lease, due: list[OpenDelivery]) -> bool:
-        """The handler is paused: try one delivery, to see whether it works again."""
+        """The handler is paused: try one delivery, to see whether it works again.
+
+        Suspects take their turn: one that fails whenever it runs would be all that is ever tried.
+        """
         now = self._store.store_ms()
-        candidates = {delivery.event.seq: again(delivery, now) for delivery in _first_of_keys(due)}
-        for attempt in await self._fresh(lease, 1):
-            candidates.setdefault(attempt.event.seq, attempt)
-        chosen = circuits.preferred(self.judge.circuit, candidates)
+        waiting = {delivery.event.seq: delivery for delivery in _first_of_keys(due)}
+        fresh = {attempt.event.seq: attempt for attempt in await self._fresh(lease, 1)}
+        chosen = circuits.preferred(self.judge.circuit, [*waiting, *fresh])
         if chosen is None:
             return False
+        seq = int(chosen)
+        delivery = waiting.get(seq)
+        if delivery is None and seq <= lease.suspect_seq:
+            return await self._suspect(lease, [])
+        if delivery is not None and delivery.suspect:
+            return await self._suspect(lease, [delivery])
+        attempt = fresh[seq] if delivery is None else again(delivery, now)
         async with self._solo.together():
-            await self._handle(lease, [candidates[int(chosen)]], 1)
+            await self._handle(lease, [attempt], 1)
         return True
 
     async def _suspect(self, lease: Lease, suspects: list[OpenDelivery]) -> bool:
