@@ -88,8 +88,9 @@ async def follow(
             changes = {"status": "PAID"}
         case SeatAssigned(seat=seat):
             changes = {"status": "SEATED", "seat": seat}
-        case TicketIssued(ticket=ticket):
-            changes = {"status": "TICKETED", "ticket": ticket}
+        case TicketIssued(ticket=ticket, seat=seat):
+            # With the seat: on a bus that keeps no order it may come before SeatAssigned, and is final.
+            changes = {"status": "TICKETED", "ticket": ticket, "seat": seat}
         case PaymentFailed(reason=reason) | PaymentRefunded(reason=reason):
             changes = {"status": "CANCELLED", "reason": reason}
     await tx.execute(

@@ -8,17 +8,21 @@ import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import closing
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from antiphon.demo.audit import audit
 from antiphon.policy.choreography import check
+from antiphon.store.desk import Desk
 from examples.flight_booking import app
 from examples.flight_booking.demo import subject
+from examples.flight_booking.events import SeatAssigned, TicketIssued
 from tests.examples.kit import Mailbox, in_a_process_each, in_one_process, mail_server, process_of, shown
 
 pytestmark = pytest.mark.anyio
@@ -234,6 +238,34 @@ async def test_prices_are_exact(tmp_path: Path, mailbox: Mailbox) -> None:
         await mailbox.holding(len(prices))
     charged = [Decimal(amount) for (amount,) in rows(tmp_path, "payment", "SELECT amount FROM charges ORDER BY 1")]
     assert sorted(charged) == sorted(Decimal(str(price)) for price in prices)
+
+
+async def test_the_end_of_a_booking_may_come_before_what_led_to_it(tmp_path: Path) -> None:
+    """As on a bus that keeps no order: a ticket tells the seat too, and stays the end."""
+    seated = SeatAssigned(booking_id="b", flight="UA1", seat="1A", passenger="Ada", email=None)
+    ticketed = TicketIssued(
+        **msgspec.to_builtins(seated),
+        ticket="t",
+        origin="EWR",
+        destination="ORD",
+        departs=datetime(2027, 1, 1, tzinfo=UTC),
+    )
+    async with app.run_in(tmp_path, services=["booking"]) as runtime:
+        async with runtime.transaction("booking") as tx:
+            values = ("b", "UA1", "Ada", "10.00", "4242", tx.now.isoformat())
+            await tx.execute(
+                "INSERT INTO bookings (booking_id, flight, passenger, price, card_last4, created_at)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                *values,
+            )
+            tx.publish(ticketed)
+            tx.publish(seated)
+        store = runtime.store_of("booking")
+        async with asyncio.timeout(30):
+            while (await Desk(store).status())[0].lag:
+                await runtime.clock.sleep(0.02)
+        rows = await store.fetch_all("SELECT status, seat, ticket FROM bookings")
+    assert [tuple(row) for row in rows] == [("TICKETED", "1A", "t")]
 
 
 def test_nothing_is_wrong_with_the_choreography() -> None:
