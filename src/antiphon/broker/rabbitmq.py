@@ -63,11 +63,12 @@ class RabbitBus(NumberedFeeds[int]):
     async def expect(self, receivers: Mapping[str, Sequence[str]]) -> None:
         """Make the exchange, and a queue for each receiver, bound to its types. Raises BusError."""
         channel = await self._channel()
+        arguments = self._arguments()
         async with self._translated("cannot make the queues"):
             await channel.make_exchange(self._exchange)
             for receiver, types in receivers.items():
                 queue = self._queue(receiver)
-                await channel.make_queue(queue, self._arguments())
+                await channel.make_queue(queue, arguments)
                 for type_ in types:
                     await channel.bind(queue, self._exchange, quoted(type_))
 
